@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The batch: the one language of the device, and the media spec: what a model says of its pictures to the data side.
+
+Axis letters, here and everywhere: B rows, L tokens, M media a row, T frames, P tokens a medium, S state vectors a row,
+D width, N heads, K key/value heads, H head width, F mlp width, V vocabulary.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Batch(NamedTuple):
+    """What a model reads. Fields that a system lacks are None. int32 unless said.
+
+    A row's media tokens are numbered in one flat list: medium m's token p is m * P + p, then the S states follow at
+    M * P + s. `slot` and `media_span` speak of that list.
+    """
+
+    tokens: np.ndarray  # [B, L]       ids; media places hold the placeholder's id
+    weight: np.ndarray  # [B, L]       f32, loss weight of predicting the NEXT token from here
+    span: np.ndarray  # [B, L, 2]    keys start <= j < end that this token sees; empty for padding
+    position: np.ndarray  # [B, L]       place inside its document ([B, L, 3] for 3-D rotary positions)
+    slot: np.ndarray | None = None  # [B, L]       which media token stands here, -1 for text
+    media_span: np.ndarray | None = None  # [B, L, 2]    media tokens this token sees (cross-attention fusion)
+    pixels: np.ndarray | None = None  # [B, M, T, height, width, 3] uint8
+    media_size: np.ndarray | None = None  # [B, M, 3]    frames, patch rows, patch columns; 0 0 0 where there is no medium
+    states: np.ndarray | None = None  # [B, S, width] f32
+
+
+@dataclasses.dataclass(frozen=True)
+class MediaSpec:
+    """What the model's encoder and connector take and give. The data side asks it and computes no token count itself."""
+
+    height: int = 0  # of the decoded picture, in pixels; the most, where sizes vary
+    width: int = 0
+    frames: int = 1  # T: the most frames of one medium
+    patch: int = 1  # side of a patch in pixels
+    tokens: int = 0  # P: the most tokens that one medium gives
+    grid: Callable[[int, int, int], tuple[int, int]] = lambda frames, rows, columns: (0, 0)
+    # (frames, patch rows, patch columns) -> (token rows, token columns), whose product is at most `tokens`
+    in_sequence: bool = True  # media stand among the text (splice); False: text looks at them (cross-attention)
+    varying: bool = False  # pictures keep their aspect, so that sizes differ
+    state_width: int = 0  # length of a State vector; 0: the model reads none

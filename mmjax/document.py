@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents: the one language of data.
+
+A document is an ordered list of pieces. Every source yields documents, every system reads them; `mmjax.data.layout`
+turns one into integers. A piece carries a loss weight: how much predicting its tokens counts (0 = read only).
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+# x0, y0, x1, y1 as fractions of the picture's width and height, origin top left, 0 <= x0 < x1 <= 1.
+Box = tuple[float, float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSlice:
+    """Names `size` bytes at `offset` of a file, e.g. one member of a tar."""
+
+    path: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Returns the bytes; raises OSError when the file is gone or shorter than the slice."""
+        with open(self.path, 'rb') as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) != self.size:
+            raise OSError(f'{self.path}: {len(data)} bytes at {self.offset}, expected {self.size}; was the file rewritten?')
+        return data
+
+
+# An encoded picture (bytes, a file, a part of a file) or a decoded one (uint8 [height, width, 3]).
+Pixels = bytes | pathlib.Path | FileSlice | np.ndarray
+
+
+@dataclasses.dataclass
+class Text:
+    """Words, as they stand."""
+
+    text: str
+    weight: float = 1.0
+
+
+@dataclasses.dataclass
+class Image:
+    """A picture, decoded only when a batch needs it. `name` identifies it in reports."""
+
+    pixels: Pixels
+    name: str = ''
+    weight: float = 0.0
+
+
+@dataclasses.dataclass
+class Video:
+    """Frames in order, with their times in seconds."""
+
+    frames: tuple[Image, ...]
+    times: tuple[float, ...]
+    weight: float = 0.0
+
+
+@dataclasses.dataclass
+class Region:
+    """Words tied to boxes of a picture; the words may be empty. `image` counts the document's pictures (-1: the last so far)."""
+
+    text: str
+    boxes: tuple[Box, ...]
+    image: int = -1
+    weight: float = 1.0
+
+
+@dataclasses.dataclass
+class State:
+    """A vector of floats that stands in the text as one token, e.g. a robot's joints (PaLM-E)."""
+
+    vector: np.ndarray
+    weight: float = 0.0
+
+
+@dataclasses.dataclass
+class Generate:
+    """A place where the model is to draw; `target` is the picture to learn from, None when only asked."""
+
+    target: Image | None = None
+    weight: float = 1.0
+
+
+Piece = Text | Image | Video | Region | State | Generate
+
+
+@dataclasses.dataclass
+class Document:
+    """An ordered list of pieces. `key` names the document in errors and reports; `meta` goes through untouched."""
+
+    pieces: list[Piece]
+    key: str = ''
+    quality: float = 1.0
+    meta: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def split(self) -> tuple['Document', Piece]:
+        """Returns (the question: all pieces but the last, the answer: the last piece); evaluations ask the one for the other."""
+        return dataclasses.replace(self, pieces=self.pieces[:-1]), self.pieces[-1]
+
+
+class BadDocument(Exception):
+    """A record that cannot be read. Pipelines skip it, count it under `reason` and go on."""
+
+    def __init__(self, key: str, reason: str, detail: str = ''):
+        super().__init__(f'document {key!r}: {reason}' + (f': {detail}' if detail else ''))
+        self.key, self.reason = key, reason
