@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of every test: eight simulated devices, a compile cache that outlives the run, shapes checked as traced."""
+
+import os
+import pathlib
+
+import jaxtyping
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# The environment, not jax.config: it must be set before jax is imported, and subprocesses of tests inherit it.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
+    os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8').strip()
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.jax_cache'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1')
+
+# Production code carries no decorators: here, every function of these packages has its annotations checked when called.
+_hook = jaxtyping.install_import_hook(['mmjax', 'pallas_kernels'], 'beartype.beartype')
+
+
+@pytest.fixture(scope='session')
+def shared() -> pathlib.Path:
+    """The folder of reference data beside the repository; tests that need it are skipped where it is absent."""
+    folder = ROOT.parent / 'shared'
+    if not folder.is_dir():
+        pytest.skip(f'{folder} is absent: reference data lies outside the repository')
+    return folder
