@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes answers: one compiled loop over a key-value cache, for rows of prompts of different lengths.
+
+row 0   p p p p p . . .      prompt places, `.` is padding (nobody sees it: its place is overwritten first)
+row 1   p p p . . . . .
+step 0  row 0 writes place 5, sees [0, 6)         row 1 writes place 3, sees [0, 4)
+step 1  row 0 writes place 6, sees [0, 7)         row 1 writes place 4, sees [0, 5)
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from mmjax.batch import Batch
+from mmjax.decode.automaton import TokenTable, take
+from mmjax.decode.sampling import Decoding, choose
+
+# A constraint may allow only tokens to which the model gives no probability at all; they must stay comparable.
+LEAST = -1e9
+
+
+class Rules(NamedTuple):
+    """What ends an answer and what it may hold. None where there is no such rule."""
+
+    end: Bool[Array, 'V']  # tokens that end the answer and do not belong to it
+    banned: Bool[Array, 'V']  # tokens that are never written, e.g. the places of pictures
+    only: TokenTable | None = None  # the answer must match
+    until: TokenTable | None = None  # the answer ends when this is whole
+
+
+class Written(NamedTuple):
+    """Answers. Places after the end of an answer hold -1."""
+
+    tokens: Int[Array, 'B T']
+    length: Int[Array, 'B']  # tokens written, without the one that ended the answer
+    log_prob: Float[Array, 'B']  # of the answer and the token that ended it, under the model's own distribution
+    ended: Bool[Array, 'B']  # False: stopped by max_new_tokens
+
+
+class Progress(NamedTuple):
+    """One answer in the making for each row (or beam)."""
+
+    tokens: Int[Array, '*B T']
+    log_prob: Float[Array, '*B']
+    ended: Bool[Array, '*B']
+    length: Int[Array, '*B']
+    only: Int[Array, '*B']  # state of rules.only
+    until: Int[Array, '*B']  # state of rules.until
+
+
+class Prompt(NamedTuple):
+    """What every step needs to know of the prompts."""
+
+    length: Int[Array, 'B']
+    last: Int[Array, 'B *axes']  # the highest position so far; three equal numbers for 3-D rotary positions
+    media_span: Int[Array, 'B 1 2'] | None  # what the last token sees of the media, hence the answer too
+
+    @staticmethod
+    def of(batch: Batch) -> 'Prompt':
+        """Reads the prompts of a batch of one document a row: a place is padding if it sees nothing."""
+        length = jnp.sum(batch.span[..., 1] > batch.span[..., 0], axis=1)
+        media = None if batch.media_span is None else at_last(batch.media_span, length)[:, None]
+        valid = jnp.arange(batch.tokens.shape[1]) < length[:, None]
+        highest = jnp.max(jnp.where(valid[..., None], batch.position.reshape(*valid.shape, -1), 0), axis=(1, 2))
+        last = highest if batch.position.ndim == 2 else jnp.stack([highest] * batch.position.shape[-1], axis=-1)
+        return Prompt(length, last, media)
+
+
+def at_last(values: Array, length: Int[Array, 'B']) -> Array:
+    """Returns what stands at the last place of each prompt."""
+    index = jnp.maximum(length - 1, 0).reshape(-1, *[1] * (values.ndim - 1))
+    return jnp.take_along_axis(values, index, axis=1)[:, 0]
+
+
+def start(batch: Batch, how: Decoding) -> Progress:
+    """Returns answers of which nothing is written yet, laid out like the batch."""
+    zero = batch.tokens[:, 0] * 0
+    return Progress(
+        zero[:, None] - jnp.ones(how.max_new_tokens, jnp.int32), zero.astype(jnp.float32), zero > 0, zero, zero, zero
+    )
+
+
+def permitted(logits: Float[Array, '*B V'], progress: Progress, rules: Rules, budget: Int[Array, '']) -> Array:
+    """Returns the logits with -inf for tokens that the rules forbid; `budget` tokens may follow this one."""
+    logits = jnp.where(rules.banned, -jnp.inf, logits)
+    if rules.only is None:
+        return logits
+    may_end = rules.only.whole(progress.only)[..., None] & rules.end
+    allowed = jnp.where(rules.end, may_end, rules.only.allowed(progress.only, budget))
+    return jnp.where(allowed, jnp.maximum(logits, LEAST), -jnp.inf)
+
+
+def write(
+    progress: Progress, token: Int[Array, '*B'], gain: Float[Array, '*B'], place: Array, rules: Rules
+) -> Progress:
+    """Returns the answers with one more token, whose log-probability is `gain`; answers that have ended stay."""
+    going = ~progress.ended
+    ends = take(rules.end, token)
+    adds = going & ~ends
+    here = jnp.arange(progress.tokens.shape[-1]) == place
+    only, until = progress.only, progress.until
+    if rules.only is not None:
+        only = jnp.where(adds, rules.only.advance(only, token), only)
+    if rules.until is not None:
+        until = jnp.where(adds, rules.until.advance(until, token), until)
+        ends = ends | rules.until.whole(until)
+    return Progress(
+        tokens=jnp.where(adds[..., None] & here, token[..., None], progress.tokens),
+        log_prob=progress.log_prob + jnp.where(going, gain, 0.0),
+        ended=progress.ended | ends,
+        length=progress.length + adds,
+        only=only,
+        until=until,
+    )
+
+
+def step(model: nnx.Module, token: Int[Array, 'B'], place: Array, prompt: Prompt, cache: Any) -> tuple[Array, Any]:
+    """Returns (logits [B, V] of what follows `token`, the answers' `place`-th token, the cache with it)."""
+    at = prompt.length + place
+    span = jnp.stack([at * 0, at + 1], axis=-1)[:, None]
+    position = (prompt.last + place + 1)[:, None]
+    hidden, cache = model.step(jnp.maximum(token, 0)[:, None], span, position, at, prompt.media_span, cache)
+    return model.logits(hidden)[:, 0], cache
+
+
+def prefill(model: nnx.Module, batch: Batch, prompt: Prompt, new: int) -> tuple[Array, Any]:
+    """Returns (logits [B, V] of each prompt's next token, the cache with room for `new` tokens more)."""
+    rows, length = batch.tokens.shape
+    dtype = jax.tree.leaves(nnx.state(model, nnx.Param))[0].dtype
+    hidden, cache = model.prefill(batch, model.init_cache(rows, length + new, dtype))
+    return model.logits(at_last(hidden, prompt.length)[:, None])[:, 0], cache
+
+
+@functools.partial(jax.jit, static_argnames='how')
+def sample(model: nnx.Module, batch: Batch, rules: Rules, key: Array, how: Decoding) -> Written:
+    """Writes one answer to each row of prompts, greedily or by drawing; ends early when every row has ended."""
+    prompt = Prompt.of(batch)
+
+    def pick(logits, progress, place):
+        masked = permitted(logits, progress, rules, how.max_new_tokens - 1 - place)
+        token = choose(masked, how, jax.random.fold_in(key, place))
+        gain = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), token[:, None], axis=-1)[:, 0]
+        return token, write(progress, token, gain, place, rules)
+
+    def body(carry):
+        place, token, progress, cache = carry
+        logits, cache = step(model, token, place, prompt, cache)
+        token, progress = pick(logits, progress, place + 1)
+        return place + 1, token, progress, cache
+
+    logits, cache = prefill(model, batch, prompt, how.max_new_tokens)
+    token, progress = pick(logits, start(batch, how), jnp.int32(0))
+    more = lambda carry: (carry[0] + 1 < how.max_new_tokens) & ~jnp.all(carry[2].ended)
+    _, _, progress, _ = jax.lax.while_loop(more, body, (jnp.int32(0), token, progress, cache))
+    return Written(progress.tokens, progress.length, progress.log_prob, progress.ended)
