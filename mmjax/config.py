@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one run is: the model, how documents become batches, the stages of training and what is measured.
+
+A config file builds a `Run`; `--config=configs/x.py:arg --config.stages[0].steps=10` reads and changes it.
+Checks stand in `check`, not in __post_init__: an override sets a field long after the dataclass was made.
+"""
+
+import dataclasses
+from typing import Any
+
+from mmjax.config_io import ConfigError, load_config
+from mmjax.optim import Adamw, Group
+
+__all__ = ['Adamw', 'Checkpoints', 'ConfigError', 'Eval', 'Group', 'Load', 'Log', 'Mesh', 'Run', 'Stage', 'load_config']
+
+
+@dataclasses.dataclass
+class Mesh:
+    """How many devices lie along each axis; one axis may be -1: all devices that the others leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tp: int = 1
+
+    def sizes(self, devices: int) -> tuple[int, int, int]:
+        """Returns (data, fsdp, tp) for so many devices."""
+        axes = [self.data, self.fsdp, self.tp]
+        known = 1
+        for size in axes:
+            known *= size if size > 0 else 1
+        if axes.count(-1) > 1 or any(a < 1 and a != -1 for a in axes):
+            raise ConfigError(
+                f'mesh {axes} (data, fsdp, tp): sizes are at least 1, and one of them may be -1 (the rest)'
+            )
+        if -1 in axes:
+            if devices % known:
+                raise ConfigError(f'mesh {axes} (data, fsdp, tp): {devices} devices cannot be shared out by {known}')
+            axes[axes.index(-1)] = devices // known
+        elif known > devices:
+            raise ConfigError(f'mesh {axes} (data, fsdp, tp) needs {known} devices, there are {devices}')
+        return axes[0], axes[1], axes[2]
+
+
+@dataclasses.dataclass
+class Load:
+    """Weights to start from: a work directory of ours (its last checkpoint), or a public checkpoint's folder."""
+
+    path: str
+    paths: tuple[str, ...] = ('.*',)  # patterns of the parameters taken from there
+
+
+@dataclasses.dataclass
+class Stage:
+    """A stretch of training: one mixture, one set of trainable parameters. Its weights go on to the next stage."""
+
+    name: str
+    data: Any  # mmjax.data.pipeline.Mix.Config
+    rows: int  # of the global batch
+    steps: int
+    accumulate: int = 1  # microbatches a step; the loss is the same, the activations' memory is a share
+    trainable: tuple[str, ...] = ('.*',)
+    optimizer: Adamw = dataclasses.field(default_factory=Adamw)
+    z_loss: float = 0.0
+    ema: float = 0.0  # decay of the averaged weights kept beside the trained ones; 0: none
+
+
+@dataclasses.dataclass
+class Eval:
+    """A measure: a metric over the answers that the model gives to a source's documents."""
+
+    name: str
+    source: Any  # a source's config
+    metric: str = 'exact'
+    count: int = 256  # documents; 0: all of them
+    max_new_tokens: int = 32
+    shots: int = 0  # solved examples before each question
+    shot_source: Any = None  # where the examples come from; None: `source` itself, other documents
+    every_steps: int = 0  # during training; 0: at the end of the run only
+
+
+@dataclasses.dataclass
+class Checkpoints:
+    """When checkpoints are written and which stay. The last step of every stage is always written."""
+
+    every_steps: int = 1000
+    keep_last: int = 2
+    keep_every: int = 0  # steps; checkpoints at multiples of it stay for good; 0: none
+
+
+@dataclasses.dataclass
+class Log:
+    """How often a line of metrics is written, and where."""
+
+    every_steps: int = 10
+    tensorboard: bool = True
+    max_skipped: int = 50  # steps in a row without a finite loss or gradient before the run gives up
+
+
+@dataclasses.dataclass
+class Run:
+    """Everything that decides what a run computes, and where it is kept."""
+
+    model: Any  # mmjax.models.vlm.Vlm.Config
+    layout: Any  # mmjax.data.layout.Layout.Config
+    stages: list[Stage]
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
+    seed: int = 0
+    compute_dtype: str = 'bfloat16'  # parameters, loss and optimiser stay float32
+    remat: str = (
+        ''  # what going back computes again, in every part of the model: none, block, dots; '': as each part says
+    )
+    load: list[Load] = dataclasses.field(default_factory=list)
+    fresh: tuple[str, ...] = ()  # with `load`: patterns of the parameters that start from their initial values
+    evals: list[Eval] = dataclasses.field(default_factory=list)
+    checkpoint: Checkpoints = dataclasses.field(default_factory=Checkpoints)
+    log: Log = dataclasses.field(default_factory=Log)
+
+
+# What may change between two starts of one run: where it computes and what it keeps, never what it computes.
+MAY_CHANGE = ('mesh', 'remat', 'evals', 'checkpoint', 'log')
+
+
+def check(run: Run) -> None:
+    """Raises ConfigError for numbers that contradict each other; each message names the field and the way out."""
+    if not run.stages:
+        raise ConfigError('run.stages is empty; a run has at least one stage')
+    names = [s.name for s in run.stages]
+    if len(set(names)) < len(names):
+        raise ConfigError(f'stages are named {names}; each needs its own name')
+    if run.compute_dtype not in ('bfloat16', 'float32'):
+        raise ConfigError(f'run.compute_dtype is {run.compute_dtype!r}; it is bfloat16 or float32')
+    if run.remat not in ('', 'none', 'block', 'dots'):
+        raise ConfigError(f'run.remat is {run.remat!r}; it is none, block, dots, or empty (as each part says)')
+    if run.fresh and not run.load:
+        raise ConfigError(f'run.fresh is {run.fresh}, but run.load is empty: every parameter is fresh then')
+    for at, least in (('checkpoint.every_steps', 1), ('checkpoint.keep_last', 1), ('log.every_steps', 1)):
+        section, field = at.split('.')
+        if (value := getattr(getattr(run, section), field)) < least:
+            raise ConfigError(f'run.{at} is {value}; it is at least {least}')
+    for i, stage in enumerate(run.stages):
+        for field in ('rows', 'steps', 'accumulate'):
+            if getattr(stage, field) < 1:
+                raise ConfigError(f'stages[{i}].{field} is {getattr(stage, field)}; it is at least 1')
+        if stage.rows % stage.accumulate:
+            raise ConfigError(
+                f'stages[{i}]: {stage.rows} rows cannot be split into accumulate={stage.accumulate} parts'
+            )
+        if not 0 <= stage.ema < 1:
+            raise ConfigError(f'stages[{i}].ema is {stage.ema}; it lies in 0 .. 1')
+
+
+def check_rows(run: Run, sizes: tuple[int, int, int]) -> None:
+    """Raises ConfigError where a stage's microbatch cannot be laid out over the mesh."""
+    shards = sizes[0] * sizes[1]
+    for i, stage in enumerate(run.stages):
+        if (stage.rows // stage.accumulate) % shards:
+            rows = f'{stage.rows} rows / accumulate {stage.accumulate} = {stage.rows // stage.accumulate}'
+            raise ConfigError(
+                f'stages[{i}]: {rows} cannot be shared out to data {sizes[0]} x fsdp {sizes[1]} = {shards} devices; '
+                'change rows, accumulate or mesh'
+            )

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One training step as one compiled program: the gradient of a token-weighted mean over microbatches, and an update."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mmjax import sharding
+from mmjax.batch import Batch
+from mmjax.optim import Optimizer
+from mmjax.params import Skeleton, cast
+from mmjax.sharding import ROWS, P
+
+Params = Mapping[str, jax.Array]
+Sums = dict[str, jax.Array]
+
+
+# (model, batch, z_loss=...) -> (weighted loss sum, weight sum, further sums over the same weights). Sums and not means:
+# microbatches and devices are added up before the one division.
+Objective = Callable[..., tuple[jax.Array, jax.Array, Sums]]
+
+
+class State(NamedTuple):
+    """What a step changes. Everything lies on the devices and is donated to the next step."""
+
+    train: dict[str, jax.Array]  # float32
+    opt: Any
+    ema: dict[str, jax.Array]  # average of `train`; empty where the stage asks for none
+    step: jax.Array  # steps of this stage so far, skipped ones included
+
+
+def init_state(optimizer: Optimizer, train: Params, ema: float) -> State:
+    """Returns the state before the first step; the average starts as a copy of the parameters."""
+
+    def build(train: Params) -> State:
+        average = jax.tree.map(jnp.copy, dict(train)) if ema else {}
+        return State(dict(train), optimizer.init(dict(train)), average, jnp.zeros((), jnp.int32))
+
+    return jax.jit(build)(dict(train))
+
+
+def build_update(
+    skeleton: Skeleton,
+    optimizer: Optimizer,
+    objective: Objective,
+    *,
+    accumulate: int = 1,
+    compute_dtype: Any = jnp.bfloat16,
+    z_loss: float = 0.0,
+    ema: float = 0.0,
+) -> Callable[[State, Params, Batch], tuple[State, Sums]]:
+    """Returns (state, frozen parameters, batch) -> (state, metrics), to be compiled with the state donated.
+
+    Metrics hold `loss` and `weight` as sums over the whole batch, the objective's further sums, and `grad_norm`, `lr`,
+    `skipped` of this step.
+    """
+
+    def gradient(train: Params, frozen: Params, batch: Batch) -> tuple[Sums, Params]:
+        """Returns the sums of one microbatch and the gradient of its loss sum (not mean), in the compute dtype."""
+
+        def loss_sum(train: Params) -> tuple[jax.Array, Sums]:
+            loss, weight, sums = objective(skeleton.merge({**train, **frozen}), batch, z_loss=z_loss)
+            return loss, {'loss': loss, 'weight': weight, **sums}
+
+        (_, sums), grads = jax.value_and_grad(loss_sum, has_aux=True)(train)
+        return sums, grads
+
+    def update(state: State, frozen: Params, batch: Batch) -> tuple[State, Sums]:
+        # One cast for all microbatches: casting inside the scan would read the float32 weights again each time.
+        light, frozen = cast(state.train, compute_dtype), cast(frozen, compute_dtype)
+        sums, grads = _accumulated(lambda b: gradient(light, frozen, b), batch, accumulate)
+        with jax.named_scope('update'):
+            # A batch without a single weighted token has zero gradient, not 0 / 0.
+            scale = jnp.where(sums['weight'] > 0, 1 / jnp.maximum(sums['weight'], 1e-8), 0.0)
+            grads = jax.tree.map(lambda g: g.astype(jnp.float32) * scale, grads)
+            norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in grads.values()))
+            train, opt = optimizer.update(grads, state.opt, state.train, state.step)
+            average = {p: ema * w + (1 - ema) * train[p] for p, w in state.ema.items()}
+            # Decided on global sums, hence alike on every device and host. The select fuses into the update itself.
+            finite = jnp.isfinite(norm) & jnp.isfinite(sums['loss'])
+            old, new = (state.train, state.opt, state.ema), (train, opt, average)
+            kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+        metrics = {**sums, 'grad_norm': norm, 'lr': optimizer.lr(state.step), 'skipped': 1 - finite.astype(jnp.int32)}
+        return State(*kept, state.step + 1), metrics
+
+    return update
+
+
+def compile_update(
+    update: Callable[..., Any], state: State, frozen: Params, batch: Batch
+) -> tuple[Callable[[State, Params, Batch], tuple[State, Sums]], Any]:
+    """Compiles a step ahead of time for these shapes. Returns (the step, the compiled program with its statistics).
+
+    The step never compiles again: a batch of other shapes raises ValueError and names the array.
+    """
+    compiled = jax.jit(update, donate_argnums=0).lower(state, frozen, batch).compile()
+    shapes = _shapes(batch)
+
+    def step(state: State, frozen: Params, batch: Batch) -> tuple[State, Sums]:
+        if (found := _shapes(batch)) != shapes:
+            changed = [
+                f'{f}: {a}, compiled for {b}' for f, a, b in zip(Batch._fields, found, shapes, strict=True) if a != b
+            ]
+            raise ValueError(
+                f'the batch changed its shapes during the run ({"; ".join(changed)}); every batch must be alike'
+            )
+        return compiled(state, frozen, batch)
+
+    return step, compiled
+
+
+def _shapes(batch: Batch) -> list[Any]:
+    return [None if a is None else (a.shape, a.dtype.name) for a in batch]
+
+
+def _accumulated(gradient: Callable[[Batch], tuple[Sums, Params]], batch: Batch, parts: int) -> tuple[Sums, Params]:
+    """Adds up sums and gradients over `parts` microbatches in float32; one microbatch is in memory at a time."""
+    if parts == 1:
+        return gradient(batch)
+    micro = jax.tree.map(lambda a: _microbatches(a, parts), batch)
+    like = jax.eval_shape(gradient, jax.tree.map(lambda a: a[0], micro))
+
+    def add(total: Any, part: Batch) -> tuple[Any, None]:
+        return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, gradient(part)), None
+
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32, out_sharding=_spec(s)), like)
+    return jax.lax.scan(add, zeros, micro)[0]
+
+
+def _spec(like: jax.ShapeDtypeStruct) -> P | None:
+    return like.sharding.spec if like.sharding is not None else None
+
+
+def _microbatches(array: jax.Array, parts: int) -> jax.Array:
+    """Splits rows into [parts, rows / parts]: microbatch m takes rows m, m + parts, ...
+
+    A device holds neighbouring rows; by strides each microbatch has its share on every device and nothing moves.
+
+      rows 0 1 2 3 | 4 5 6 7   (two devices)   ->   microbatch 0: 0 2 | 4 6    microbatch 1: 1 3 | 5 7
+    """
+    shape = (array.shape[0] // parts, parts, *array.shape[1:])
+    spec = sharding.where(P(ROWS, *[None] * (len(shape) - 1)))
+    return jnp.moveaxis(jnp.reshape(array, shape, out_sharding=spec), 1, 0)
