@@ -111,4 +111,8 @@ class BadDocument(Exception):
 
     def __init__(self, key: str, reason: str, detail: str = ''):
         super().__init__(f'document {key!r}: {reason}' + (f': {detail}' if detail else ''))
-        self.key, self.reason = key, reason
+        self.key, self.reason, self.detail = key, reason, detail
+
+    def __reduce__(self):
+        # By default an exception is pickled as its class called with its message: the reason would be lost on the way.
+        return type(self), (self.key, self.reason, self.detail)
