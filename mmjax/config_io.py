@@ -10,7 +10,9 @@ import difflib
 import importlib
 import importlib.util
 import pathlib
+import re
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -31,8 +33,13 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> Any:
     `spec` is `file.py` or `file.py:argument`; an override is `stages[0].steps=10`, `--config.` before it or not.
     """
     path, _, argument = spec.partition(':')
-    get_config = _module(pathlib.Path(path)).get_config
-    config = get_config(argument) if argument else get_config()
+    try:
+        get_config = _module(pathlib.Path(path)).get_config
+        config = get_config(argument) if argument else get_config()
+    except ConfigError:
+        raise
+    except Exception as e:
+        raise ConfigError(_where(e, path) + f'{type(e).__name__}: {e}' + _fields_of(e)) from e
     if not dataclasses.is_dataclass(config):
         raise ConfigError(
             f'{path}: get_config() returned {type(config).__name__}, not a config; is a `return` missing?'
@@ -92,14 +99,6 @@ def from_json(value: Any) -> Any:
     match value:
         case list():
             return [from_json(v) for v in value]
-        case {'tuple': items}:
-            return tuple(from_json(v) for v in items)
-        case {'dict': items}:
-            return {from_json(k): from_json(v) for k, v in items}
-        case {'path': path}:
-            return pathlib.Path(path)
-        case {'name': address}:
-            return _find(address)
         case {'class': address, **fields}:
             kind = _find(address)
             known = {f.name for f in dataclasses.fields(kind)}
@@ -108,6 +107,14 @@ def from_json(value: Any) -> Any:
                     f'{address} has no field {sorted(unknown)}; it was saved by another version of the code'
                 )
             return kind(**{name: from_json(v) for name, v in fields.items()})
+        case {'tuple': items}:
+            return tuple(from_json(v) for v in items)
+        case {'dict': items}:
+            return {from_json(k): from_json(v) for k, v in items}
+        case {'path': path}:
+            return pathlib.Path(path)
+        case {'name': address}:
+            return _find(address)
     return value
 
 
@@ -144,6 +151,32 @@ def _module(path: pathlib.Path) -> types.ModuleType:
     if not hasattr(module, 'get_config'):
         raise ConfigError(f'{path} defines no get_config()')
     return module
+
+
+def _where(error: Exception, path: str) -> str:
+    """Returns `file:line: ` of the innermost frame of the config file."""
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if pathlib.Path(f.filename).name == pathlib.Path(path).name
+    ]
+    return f'{path}:{frames[-1].lineno}: ' if frames else f'{path}: '
+
+
+def _fields_of(error: Exception) -> str:
+    """Returns the fields that a dataclass has, for the TypeError of one that was given another."""
+    found = re.match(r"([\w.]+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if not found:
+        return ''
+    frame = error.__traceback__
+    while frame.tb_next is not None:
+        frame = frame.tb_next
+    kind: Any = {**frame.tb_frame.f_globals, **frame.tb_frame.f_locals}.get(found[1].split('.')[0])
+    for part in found[1].split('.')[1:]:
+        kind = getattr(kind, part, None)
+    if not dataclasses.is_dataclass(kind):
+        return ''
+    names = [f.name for f in dataclasses.fields(kind)]
+    near = difflib.get_close_matches(found[2], names, n=1)
+    return (f'; did you mean {near[0]!r}?' if near else '') + f'; it has {", ".join(names)}'
 
 
 def _check_field(config: Any, path: str) -> None:
