@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encoders, connectors, fusion, decoder: what a system composes."""

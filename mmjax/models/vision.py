@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vision tower: pixels to patch features.
+
+B rows, M media a row, T frames, P patches a frame, N = B * M * T frames, D width.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt8
+
+from mmjax import sharding
+from mmjax.nn import stack
+from mmjax.nn.attention import Attention
+from mmjax.nn.block import Block
+from mmjax.nn.layers import Linear, Norm, normal, parameter
+from mmjax.nn.mlp import Mlp
+from mmjax.nn.positions import Learned
+from mmjax.sharding import P, b_D, w_LD
+
+
+class Pool(nnx.Module):
+    """One learned probe collects the features of a picture: x = attn(probe, features), x + mlp(norm x)."""
+
+    @dataclasses.dataclass(kw_only=True)
+    class Config:
+        attn: Attention.Config
+        mlp: Mlp.Config
+        norm: Norm.Config = dataclasses.field(default_factory=Norm.Config)
+
+        def build(self, width: int, *, rngs: nnx.Rngs) -> 'Pool':
+            """Builds the part."""
+            return Pool(self, width, rngs=rngs)
+
+    def __init__(self, c: Config, width: int, *, rngs: nnx.Rngs):
+        self.probe = parameter(normal(rngs.params(), (width,), 1.0), b_D)
+        self.attn = c.attn.build(width, rngs=rngs)
+        self.norm = c.norm.build(width, rngs=rngs)
+        self.mlp = c.mlp.build(width, rngs=rngs)
+
+    def __call__(self, x: Float[Array, 'N P D']) -> Float[Array, 'N D']:
+        """Returns one vector a picture."""
+        probe = sharding.broadcast_rows(self.probe[...][None], x.shape[0])
+        y = self.attn(probe, self.attn.keys_values(x), everything(x.shape[0], 1, x.shape[1]))
+        return (y + self.mlp(self.norm(y)))[:, 0]
+
+
+class Vit(nnx.Module):
+    """A Vision Transformer over the patches of fixed-size pictures."""
+
+    @dataclasses.dataclass(kw_only=True)
+    class Config:
+        size: tuple[int, int] = (224, 224)  # height, width of the picture in pixels
+        patch: int
+        width: int
+        depth: int
+        block: Block.Config
+        patch_bias: bool = True
+        cls: bool = False  # a learned token in front of the patches, with position 0
+        pre_norm: Norm.Config | None = None  # before the first block
+        norm: Norm.Config | None = dataclasses.field(default_factory=Norm.Config)  # after the last
+        pool: Pool.Config | None = None  # for `pooled`; None: the cls token
+        layer: int = -1  # the features are what leaves this block: -1 the last, -2 the one before it ...
+        features_normed: bool = True  # apply `norm` to them
+        keep_cls: bool = False  # leave the cls token among the features
+        mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of pixels in 0..1
+        std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+        remat: str = 'none'
+
+        @property
+        def grid(self) -> tuple[int, int]:
+            """Rows and columns of patches."""
+            return self.size[0] // self.patch, self.size[1] // self.patch
+
+        @property
+        def tokens(self) -> int:
+            """P: how many features a frame gives."""
+            return self.grid[0] * self.grid[1] + (self.cls and self.keep_cls)
+
+        def build(self, *, rngs: nnx.Rngs) -> 'Vit':
+            """Builds the tower."""
+            return Vit(self, rngs=rngs)
+
+    def __init__(self, c: Config, *, rngs: nnx.Rngs):
+        if c.size[0] % c.patch or c.size[1] % c.patch:
+            raise ValueError(f'picture of {c.size[0]}x{c.size[1]} pixels is no multiple of the patch, {c.patch}')
+        if not -c.depth <= c.layer < 0:
+            raise ValueError(f'layer {c.layer} of a tower of depth {c.depth}: choose -1 (the last block) to {-c.depth}')
+        self.size, self.patch_size, self.mean, self.std = tuple(c.size), c.patch, tuple(c.mean), tuple(c.std)
+        self.width = c.width
+        self.depth, self.run, self.remat = c.depth, c.depth + 1 + c.layer, c.remat
+        self.features_normed, self.drop_cls = c.features_normed, c.cls and not c.keep_cls
+        self.patch = Linear(c.patch * c.patch * 3, c.width, bias=c.patch_bias, spec=w_LD, rngs=rngs)
+        self.cls = parameter(normal(rngs.params(), (c.width,), 0.02), b_D) if c.cls else None
+        self.position = Learned.Config(length=c.grid[0] * c.grid[1] + c.cls).build(c.width, rngs=rngs)
+        self.pre_norm = c.pre_norm.build(c.width, rngs=rngs) if c.pre_norm else None
+        self.blocks = stack.build(lambda r: c.block.build(c.width, rngs=r), c.depth, rngs)
+        self.norm = c.norm.build(c.width, rngs=rngs) if c.norm else None
+        self.pool = c.pool.build(c.width, rngs=rngs) if c.pool else None
+
+    def __call__(
+        self,
+        pixels: UInt8[Array, 'B M T h w 3'] | Float[Array, 'B M T h w 3'],
+        size: Int[Array, 'B M 3'] | None = None,
+    ) -> Float[Array, 'B M T P D']:
+        """Returns the features of every frame, zero for those beyond a medium's size (frames, rows, columns).
+
+        Float pixels are taken as already normalised.
+        """
+        b, m, t = pixels.shape[:3]
+        x = self.encode(self.enter(sharding.reshape_rows(pixels, (b * m * t, *pixels.shape[3:]))), self.run)
+        if self.features_normed and self.norm is not None:
+            x = self.norm(x)
+        x = x[:, 1:] if self.drop_cls else x
+        x = sharding.reshape_rows(x, (b, m, t, *x.shape[1:]))
+        return x if size is None else jnp.where((jnp.arange(t) < size[..., :1])[..., None, None], x, 0)
+
+    def pooled(self, pixels: UInt8[Array, 'N h w 3'] | Float[Array, 'N h w 3']) -> Float[Array, 'N D']:
+        """Returns one vector a picture: what the pool collects, or the normed cls token."""
+        x = self.encode(self.enter(pixels), self.depth)
+        if self.pool is None:
+            x = x[:, 0] if self.cls is not None else x.mean(axis=1)
+            return x if self.norm is None else self.norm(x)
+        return self.pool(x if self.norm is None else self.norm(x))
+
+    def enter(self, pixels: UInt8[Array, 'N h w 3'] | Float[Array, 'N h w 3']) -> Float[Array, 'N P D']:
+        """Returns what enters the first block: embedded patches with cls and positions."""
+        if pixels.shape[1:3] != self.size:
+            raise ValueError(
+                f'pictures of {pixels.shape[1:3]} pixels for a tower of {self.size}; fit them in the layout'
+            )
+        x = self.patch(patches(normalise(pixels, self.mean, self.std), self.patch_size))
+        if self.cls is not None:
+            x = jnp.concatenate([sharding.broadcast_rows(self.cls[...][None], x.shape[0]), x], axis=1)
+        x = x + sharding.place(self.position.table[...], P())
+        return x if self.pre_norm is None else self.pre_norm(x)
+
+    def encode(
+        self, x: Float[Array, 'N P D'], layers: int, span: Int[Array, 'N P 2'] | None = None
+    ) -> Float[Array, 'N P D']:
+        """Runs the first `layers` blocks; each patch sees all of its row, or its span where pictures share a row."""
+        span = everything(*x.shape[:2], x.shape[1]) if span is None else span
+        blocks = self.blocks if layers == self.depth else jax.tree.map(lambda p: p[:layers], self.blocks)
+        return stack.run(lambda x, block, _: block(x, span)[0], x, blocks, policy=self.remat)
+
+
+def everything(rows: int, queries: int, keys: int) -> Int[Array, '{rows} {queries} 2']:
+    """Returns spans with which every query sees every key."""
+    return jnp.broadcast_to(jnp.array([0, keys], jnp.int32), (rows, queries, 2))
+
+
+def normalise(pixels: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
+    """Returns (pixels / 255 - mean) / std of bytes; floats are taken as already normalised."""
+    if pixels.dtype != jnp.uint8:
+        return pixels
+    return (pixels.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
+
+
+def patches(pixels: Array, patch: int) -> Array:
+    """Cuts [N, height, width, 3] into [N, P, patch * patch * 3]: raster order, each (row, column, channel)."""
+    n, height, width, channels = pixels.shape
+    x = pixels.reshape(n, height // patch, patch, width // patch, patch, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, -1, patch * patch * channels)
+
+
+def resize_positions(
+    table: np.ndarray, old: tuple[int, int], new: tuple[int, int], *, method: str = 'bicubic', extra: int = 0
+) -> np.ndarray:
+    """Resizes a position table [extra + rows * columns, D] to a new grid, as torch's interpolate does (no antialias).
+
+    The first `extra` positions (cls) stay. Corners are not aligned; bicubic is Keys' with a = -0.75.
+    """
+    head, body = table[:extra], table[extra:].reshape(*old, -1).astype(np.float64)
+    rows, columns = (_resize_matrix(o, n, method) for o, n in zip(old, new, strict=True))
+    out = np.einsum('ir,jc,rcd->ijd', rows, columns, body).reshape(new[0] * new[1], -1)
+    return np.concatenate([head, out.astype(table.dtype)])
+
+
+def _resize_matrix(old: int, new: int, method: str) -> np.ndarray:
+    kernels = {'bilinear': (1, lambda d: np.maximum(1 - d, 0)), 'bicubic': (2, _keys)}
+    if method not in kernels:
+        raise ValueError(f'resize method {method!r}; choose one of {sorted(kernels)}')
+    reach, weight = kernels[method]
+    matrix = np.zeros((new, old))
+    for i in range(new):
+        centre = (i + 0.5) * old / new - 0.5
+        centre = max(centre, 0.0) if method == 'bilinear' else centre
+        for j in range(int(np.floor(centre)) - reach + 1, int(np.floor(centre)) + reach + 1):
+            matrix[i, min(max(j, 0), old - 1)] += weight(abs(centre - j))
+    return matrix
+
+
+def _keys(d: float, a: float = -0.75) -> float:
+    return (a + 2) * d**3 - (a + 3) * d**2 + 1 if d <= 1 else a * (d**3 - 5 * d**2 + 8 * d - 4)

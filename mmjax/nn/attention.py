@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention over key intervals: self, cross, grouped; with or without a cache.
+
+B rows, L queries, S keys, D width, N heads, K key/value heads, H head width.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from mmjax import sharding
+from mmjax.nn.cache import KeyValue
+from mmjax.nn.layers import Linear, Norm
+from mmjax.nn.positions import Turn, rotate
+from mmjax.sharding import ROWS, P, b_NH, w_DKH, w_DNH, w_NHD
+from pallas_kernels.span_attention import span_attention
+
+
+class Attention(nnx.Module):
+    """softmax(q k^T) v with a span of keys for every query."""
+
+    @dataclasses.dataclass(kw_only=True)
+    class Config:
+        heads: int
+        kv_heads: int | None = None  # None: as many as heads
+        head_width: int | None = None  # None: width / heads
+        q_bias: bool = False
+        k_bias: bool = False
+        v_bias: bool = False
+        o_bias: bool = False
+        qk_norm: Norm.Config | None = None  # over each head's entries, before positions
+        inner_norm: Norm.Config | None = None  # over all heads, before the output projection (Magneto's sub-LN)
+        scale: float | None = None  # of the scores; None: head_width ** -0.5
+        soft_cap: float | None = None  # scores become cap * tanh(scores / cap)
+        window: int | None = None  # a query sees at most this many keys, its own included
+
+        def build(
+            self, width: int, *, source_width: int | None = None, out_scale: float = 1.0, rngs: nnx.Rngs
+        ) -> 'Attention':
+            """Builds the part; keys and values come from `source_width` wide inputs (None: from the queries' own)."""
+            return Attention(self, width, source_width or width, out_scale, rngs=rngs)
+
+        def width_of_head(self, width: int) -> int:
+            """Returns H for a model of the given width."""
+            if self.head_width is None and width % self.heads:
+                raise ValueError(f'width {width} is no multiple of heads {self.heads}; set head_width')
+            return self.head_width or width // self.heads
+
+    def __init__(self, c: Config, width: int, source_width: int, out_scale: float, *, rngs: nnx.Rngs):
+        heads, kv_heads, head = c.heads, c.kv_heads or c.heads, c.width_of_head(width)
+        if heads % kv_heads:
+            raise ValueError(f'heads {heads} is no multiple of kv_heads {kv_heads}: each group shares one key head')
+        self.scale, self.soft_cap, self.window = c.scale or head**-0.5, c.soft_cap, c.window
+        self.q = Linear(width, (heads, head), bias=c.q_bias, spec=w_DNH, rngs=rngs)
+        self.k = Linear(source_width, (kv_heads, head), bias=c.k_bias, spec=w_DKH, rngs=rngs)
+        self.v = Linear(source_width, (kv_heads, head), bias=c.v_bias, spec=w_DKH, rngs=rngs)
+        self.q_norm = c.qk_norm.build(head, rngs=rngs) if c.qk_norm else None
+        self.k_norm = c.qk_norm.build(head, rngs=rngs) if c.qk_norm else None
+        self.inner_norm = c.inner_norm.build((heads, head), spec=b_NH, rngs=rngs) if c.inner_norm else None
+        self.o = Linear((heads, head), width, bias=c.o_bias, spec=w_NHD, scale=out_scale, rngs=rngs)
+
+    def keys_values(self, source: Float[Array, 'B S E'], turn: Turn | None = None) -> KeyValue:
+        """Returns the keys and values of a source: the queries' own input, or media."""
+        k = self.k(source)
+        k = k if self.k_norm is None else self.k_norm(k)
+        return KeyValue(rotate(k, turn, key=True), self.v(source))
+
+    def __call__(
+        self,
+        x: Float[Array, 'B L D'],
+        kv: KeyValue,
+        span: Int[Array, 'B L 2'],
+        turn: Turn | None = None,
+        place: Int[Array, 'B L'] | None = None,
+    ) -> Float[Array, 'B L D']:
+        """Returns what each query collects; exactly zero (before the output's bias) where its span is empty.
+
+        `place` says which key is the query's own, for the window; None: query l is key l.
+        """
+        q = self.q(x)
+        q = rotate(q if self.q_norm is None else self.q_norm(q), turn, key=False)
+        if self.window is not None:
+            own = jnp.arange(x.shape[1]) if place is None else place
+            span = jnp.stack([jnp.maximum(span[..., 0], own + 1 - self.window), span[..., 1]], axis=-1)
+        y = attend(q, kv, span, scale=self.scale, soft_cap=self.soft_cap)
+        return self.o(y if self.inner_norm is None else self.inner_norm(y))
+
+
+def attend(
+    q: Float[Array, 'B L N H'], kv: KeyValue, span: Int[Array, 'B L 2'], *, scale: float, soft_cap: float | None
+) -> Float[Array, 'B L N H']:
+    """Calls the kernel, on each device for its rows and heads."""
+    mesh, k, v = sharding.current(), kv.k.astype(q.dtype), kv.v.astype(q.dtype)
+    kernel = lambda q, k, v, span: span_attention(q, k, v, span, scale=scale, soft_cap=soft_cap)
+    if mesh is None:
+        return kernel(q, k, v, span)
+    heads = sharding.fit(P('tp'), (q.shape[2],), mesh, 'the heads of an attention')[0]
+    groups = mesh.shape['tp'] // k.shape[2]
+    if heads and groups > 1:
+        # Fewer key heads than devices: each device gets a copy of the one head that its queries share.
+        k, v = (jnp.repeat(x, groups, axis=2) for x in (k, v))
+    act, intervals = P(ROWS, None, heads, None), P(ROWS, None, None)
+    q, k, v, span = (sharding.place(x, s) for x, s in ((q, act), (k, act), (v, act), (span, intervals)))
+    return jax.shard_map(kernel, in_specs=(act, act, act, intervals), out_specs=act, check_vma=False)(q, k, v, span)

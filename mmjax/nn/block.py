@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transformer blocks: one for self-attention, one that looks at media through tanh gates."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from mmjax.nn.attention import Attention
+from mmjax.nn.cache import KeyValue
+from mmjax.nn.layers import Norm, parameter
+from mmjax.nn.mlp import Mlp
+from mmjax.nn.positions import Turn
+from mmjax.sharding import P, b_D
+
+# Takes a layer's fresh keys and values; returns those to look at, and what is to be kept of them.
+Remember = Callable[[KeyValue], tuple[KeyValue, Any]]
+
+
+def _build(norm: Norm.Config | None, width: int, rngs: nnx.Rngs) -> Norm | None:
+    return norm.build(width, rngs=rngs) if norm else None
+
+
+def _apply(norm: Norm | None, x: Array) -> Array:
+    return x if norm is None else norm(x)
+
+
+class Block(nnx.Module):
+    """x + attn(norm x), then x + mlp(norm x); or both from one x, side by side."""
+
+    @dataclasses.dataclass(kw_only=True)
+    class Config:
+        attn: Attention.Config
+        mlp: Mlp.Config
+        norm: Norm.Config | None = dataclasses.field(default_factory=Norm.Config)  # of each branch's input
+        post_norm: Norm.Config | None = None  # of each branch's output, before the sum
+        parallel: bool = False  # x + attn(norm x) + mlp(norm x)
+        shared_norm: bool = True  # parallel: one norm for both branches
+        out_scale: float = 1.0  # of the initial deviation of both output kernels, e.g. (2 * depth) ** -0.5
+
+        def build(self, width: int, *, rngs: nnx.Rngs) -> 'Block':
+            """Builds one block."""
+            return Block(self, width, rngs=rngs)
+
+    def __init__(self, c: Config, width: int, *, rngs: nnx.Rngs):
+        self.parallel = c.parallel
+        self.attn_norm = _build(c.norm, width, rngs)
+        self.attn = c.attn.build(width, out_scale=c.out_scale, rngs=rngs)
+        self.attn_post_norm = _build(c.post_norm, width, rngs)
+        self.shared_norm = c.parallel and c.shared_norm
+        self.mlp_norm = None if self.shared_norm else _build(c.norm, width, rngs)
+        self.mlp = c.mlp.build(width, out_scale=c.out_scale, rngs=rngs)
+        self.mlp_post_norm = _build(c.post_norm, width, rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, 'B L D'],
+        span: Int[Array, 'B L 2'],
+        turn: Turn | None = None,
+        *,
+        remember: Remember | None = None,
+        place: Int[Array, 'B L'] | None = None,
+    ) -> tuple[Float[Array, 'B L D'], Any]:
+        """Returns the block's output and what `remember` kept of its keys and values (None without)."""
+        h = _apply(self.attn_norm, x)
+        kv, kept = self.attn.keys_values(h, turn), None
+        if remember is not None:
+            kv, kept = remember(kv)
+        y = x + _apply(self.attn_post_norm, self.attn(h, kv, span, turn, place))
+        if not self.parallel:
+            h = _apply(self.mlp_norm, y)
+        elif not self.shared_norm:
+            h = _apply(self.mlp_norm, x)
+        return y + _apply(self.mlp_post_norm, self.mlp(h)), kept
+
+
+class GatedBlock(nnx.Module):
+    """x + tanh(gate) attn(norm x, media), then x + tanh(gate) mlp(norm x): nothing changes while the gates are zero.
+
+    A token whose span of media tokens is empty gets nothing from the first half, also with an output bias.
+    """
+
+    @dataclasses.dataclass(kw_only=True)
+    class Config:
+        attn: Attention.Config
+        mlp: Mlp.Config
+        norm: Norm.Config = dataclasses.field(default_factory=Norm.Config)
+        media_norm: Norm.Config | None = None
+        vector_gates: bool = False  # one gate for each entry of the width, instead of one for all
+        gate_init: float = 0.0
+
+        def build(self, width: int, media_width: int, *, rngs: nnx.Rngs) -> 'GatedBlock':
+            """Builds one block that looks at media of the given width."""
+            return GatedBlock(self, width, media_width, rngs=rngs)
+
+    def __init__(self, c: Config, width: int, media_width: int, *, rngs: nnx.Rngs):
+        gate = lambda: (
+            parameter(jnp.full((width,), c.gate_init), b_D)
+            if c.vector_gates
+            else parameter(jnp.array(c.gate_init), P())
+        )
+        self.attn_norm = c.norm.build(width, rngs=rngs)
+        self.media_norm = _build(c.media_norm, media_width, rngs)
+        self.attn = c.attn.build(width, source_width=media_width, rngs=rngs)
+        self.attn_gate = gate()
+        self.mlp_norm = c.norm.build(width, rngs=rngs)
+        self.mlp = c.mlp.build(width, rngs=rngs)
+        self.mlp_gate = gate()
+
+    def keys_values(self, media: Float[Array, 'B S E']) -> KeyValue:
+        """Returns the keys and values of media, which decoding computes once."""
+        return self.attn.keys_values(_apply(self.media_norm, media))
+
+    def __call__(self, x: Float[Array, 'B L D'], kv: KeyValue, span: Int[Array, 'B L 2']) -> Float[Array, 'B L D']:
+        """Returns x with what each token's span of the media adds to it."""
+        seen = (span[..., 0] < span[..., 1])[..., None]
+        y = jnp.where(seen, self.attn(self.attn_norm(x), kv, span), 0)
+        x = x + jnp.tanh(self.attn_gate[...]) * y
+        return x + jnp.tanh(self.mlp_gate[...]) * self.mlp(self.mlp_norm(x))

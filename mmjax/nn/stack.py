@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Depth is an axis: blocks are built by vmap over keys and run by lax.scan, whatever their number."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Carry = TypeVar('Carry')
+Tree = TypeVar('Tree')
+
+REMAT = ('none', 'block', 'dots')
+
+
+def build(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
+    """Builds `depth` blocks as one, whose parameters have a leading depth axis."""
+    return jax.vmap(make)(rngs.split(depth))
+
+
+def remat(body: Callable, policy: str) -> Callable:
+    """Makes the backward pass compute a scanned body again: 'none' of it, the whole 'block', all but its 'dots'."""
+    if policy not in REMAT:
+        raise ValueError(f'remat is {policy!r}; choose one of {REMAT}')
+    if policy == 'none':
+        return body
+    keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == 'dots' else None
+    # Inside a scan nothing can be merged with the forward pass, so the costly guard against it is not needed.
+    return jax.checkpoint(body, policy=keep, prevent_cse=False)
+
+
+def run(
+    body: Callable[[Carry, Tree, jax.Array], Carry],
+    carry: Carry,
+    blocks: Tree,
+    *,
+    first: int | jax.Array = 0,
+    policy: str,
+) -> Carry:
+    """Folds body(carry, block, layer number) over the depth axis of `blocks`; `first` numbers the first one."""
+    depth = jax.tree.leaves(blocks)[0].shape[0]
+    step = remat(lambda carry, x: (body(carry, *x), None), policy)
+    return jax.lax.scan(step, carry, (blocks, first + jnp.arange(depth)))[0]
+
+
+def crossings(depth: int, every: int, first: int) -> list[int]:
+    """Returns the layers before which an inserted block stands: first, first + every, ..."""
+    if not 0 <= first < every:
+        raise ValueError(f'inserted blocks: first {first} must lie in 0..{every - 1} (every {every})')
+    return list(range(first, depth, every))
+
+
+def run_crossed(
+    body: Callable[[Carry, Tree, jax.Array], Carry],
+    cross: Callable[[Carry, Tree], Carry],
+    carry: Carry,
+    blocks: Tree,
+    inserted: Tree,
+    *,
+    every: int,
+    first: int,
+    policy: str,
+) -> Carry:
+    """Folds over blocks with inserted ones before the layers `first`, `first` + every, ...
+
+      every 3, first 2, depth 8      b b X b | b b X b | b b          one scan over whole groups, then what is left
+
+    The program holds at most two groups, however deep the model: it scans over groups and, within one, over blocks.
+    """
+    depth = jax.tree.leaves(blocks)[0].shape[0]
+    whole = depth // every
+
+    def group(carry: Carry, some: Tree, inserted: Tree | None, start: jax.Array | int) -> Carry:
+        size = jax.tree.leaves(some)[0].shape[0]
+        if first:
+            carry = run(body, carry, _part(some, 0, min(first, size)), first=start, policy=policy)
+        if size > first:
+            carry, _ = remat(lambda carry, x: (cross(carry, x), None), policy)(carry, inserted)
+            carry = run(body, carry, _part(some, first, size), first=start + first, policy=policy)
+        return carry
+
+    if whole:
+        fold = lambda x: x[: whole * every].reshape(whole, every, *x.shape[1:])
+        xs = (jax.tree.map(fold, blocks), _part(inserted, 0, whole), jnp.arange(whole) * every)
+        carry, _ = jax.lax.scan(lambda carry, x: (group(carry, *x), None), carry, xs)
+    if depth % every:
+        left = jax.tree.map(lambda x: x[whole], inserted) if depth % every > first else None
+        carry = group(carry, _part(blocks, whole * every, depth), left, whole * every)
+    return carry
+
+
+def _part(tree: Tree, start: int, stop: int) -> Tree:
+    return jax.tree.map(lambda x: x if stop - start == x.shape[0] else x[start:stop], tree)
