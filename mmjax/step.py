@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 
 from mmjax import sharding
 from mmjax.batch import Batch
@@ -32,13 +33,20 @@ class State(NamedTuple):
 
 
 def init_state(optimizer: Optimizer, train: Params, ema: float) -> State:
-    """Returns the state before the first step; the average starts as a copy of the parameters."""
+    """Returns the state before the first step, which takes the memory of `train` over; the average starts as a copy."""
+    average = {p: jnp.copy(w) for p, w in train.items()} if ema else {}
+    return State(dict(train), jax.jit(optimizer.init)(dict(train)), average, jnp.zeros((), jnp.int32))
 
-    def build(train: Params) -> State:
-        average = jax.tree.map(jnp.copy, dict(train)) if ema else {}
-        return State(dict(train), optimizer.init(dict(train)), average, jnp.zeros((), jnp.int32))
 
-    return jax.jit(build)(dict(train))
+def abstract_state(optimizer: Optimizer, train: Params, ema: float, mesh: Mesh) -> State:
+    """Returns the shapes and shardings of `init_state`, without its arrays, from those of `train`."""
+
+    def on_mesh(s: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        spec = P() if s.sharding is None else s.sharding.spec
+        return jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=NamedSharding(mesh, spec))
+
+    opt = jax.tree.map(on_mesh, jax.eval_shape(optimizer.init, dict(train)))
+    return State(dict(train), opt, dict(train) if ema else {}, on_mesh(jax.ShapeDtypeStruct((), jnp.int32)))
 
 
 def build_update(

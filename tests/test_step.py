@@ -20,7 +20,7 @@ class Trainer:
     def __init__(self, mesh=None, trainable=('.*',), accumulate=1, rows=8, objective=tiny.objective, ema=0.0):
         self.mesh = mesh
         with sharding.use(mesh):
-            model = sharding.init_sharded(tiny.Tiny, jax.random.key(0), mesh)
+            model = sharding.init_sharded(tiny.Tiny.Config().build, jax.random.key(0), mesh)
             train, self.frozen = optim.split(flatten(model), trainable)
             optimizer = Adamw(peak_lr=1e-2, schedule='constant', weight_decay=0.1).build(train, 10)
             self.state = init_state(optimizer, train, ema)
@@ -141,7 +141,7 @@ def test_other_shapes_are_refused_instead_of_compiled():
 
 
 def test_merge_refuses_other_parameters():
-    model = tiny.Tiny(rngs=nnx.Rngs(0))
+    model = tiny.Tiny.Config().build(rngs=nnx.Rngs(0))
     params = flatten(model)
     w = params.pop('up/bias')
     with pytest.raises(ValueError, match=r"missing \['up/bias'\], unknown \['up/bais'\]"):
