@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pair of towers, one for pictures and one for text, whose vectors are compared (CLIP, SigLIP).
+
+N pictures or texts, L tokens, D width of the common space.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt8
+
+from mmjax.models.connector import unit
+from mmjax.models.decoder import Decoder
+from mmjax.models.vision import Vit, everything
+from mmjax.nn.layers import Linear, parameter
+from mmjax.sharding import P, w_LD
+
+POOLS = ('first', 'largest', 'last')
+
+
+class Pair(nnx.Module):
+    """Two towers and the scale (and bias) of their vectors' products."""
+
+    @dataclasses.dataclass(kw_only=True)
+    class Config:
+        vision: Vit.Config
+        text: Decoder.Config
+        width: int  # D
+        project_image: bool = False  # False: the tower's own vector, which then has width D
+        text_bias: bool = False  # of the text's projection
+        causal: bool = False  # a token sees those before it; False: all of them, padding too
+        pool: str = 'last'  # the text's vector is that of: the 'first' pool_id, the 'largest' id, the 'last' place
+        pool_id: int = 0
+        init_scale: float = 1 / 0.07
+        logit_bias: bool = False
+        init_bias: float = -10.0
+
+        def build(self, *, rngs: nnx.Rngs) -> 'Pair':
+            """Builds the pair."""
+            return Pair(self, rngs=rngs)
+
+    def __init__(self, c: Config, *, rngs: nnx.Rngs):
+        if c.pool not in POOLS:
+            raise ValueError(f'Pair.Config.pool is {c.pool!r}; choose one of {POOLS}')
+        if not c.project_image and c.vision.width != c.width:
+            raise ValueError(f'pictures have width {c.vision.width}, the common space {c.width}: set project_image')
+        self.causal, self.pool, self.pool_id = c.causal, c.pool, c.pool_id
+        self.vision, self.text = c.vision.build(rngs=rngs), c.text.build(rngs=rngs)
+        image = Linear(c.vision.width, c.width, bias=False, spec=w_LD, rngs=rngs) if c.project_image else None
+        self.image_projection = image
+        self.text_projection = Linear(c.text.width, c.width, bias=c.text_bias, spec=w_LD, rngs=rngs)
+        self.scale = parameter(jnp.array(math.log(c.init_scale)), P())
+        self.bias = parameter(jnp.array(c.init_bias), P()) if c.logit_bias else None
+
+    def read(self, tokens: Int[Array, 'N L'], length: Int[Array, 'N'] | None = None) -> Float[Array, 'N L E']:
+        """Returns the text tower's hidden states; tokens from `length` on see nothing and are not seen."""
+        rows, places = tokens.shape
+        span = everything(rows, places, places)
+        position = jnp.broadcast_to(jnp.arange(places), tokens.shape)
+        if self.causal:
+            span = span.at[..., 1].set(position + 1)
+        if length is not None:
+            end = jnp.where(position < length[:, None], jnp.minimum(span[..., 1], length[:, None]), 0)
+            span = span.at[..., 1].set(end)
+        return self.text(self.text.embed_tokens(tokens), span, position)
+
+    def texts(self, tokens: Int[Array, 'N L'], length: Int[Array, 'N'] | None = None) -> Float[Array, 'N D']:
+        """Returns the vectors of texts, not yet of length 1."""
+        own = self._place(tokens)
+        hidden = jax.vmap(lambda row, place: row[place])(self.read(tokens, length), own)
+        return self.text_projection(hidden)
+
+    def images(self, pixels: UInt8[Array, 'N h w 3'] | Float[Array, 'N h w 3']) -> Float[Array, 'N D']:
+        """Returns the vectors of pictures, not yet of length 1."""
+        pooled = self.vision.pooled(pixels)
+        return pooled if self.image_projection is None else self.image_projection(pooled)
+
+    def similarity(self, images: Float[Array, 'N D'], texts: Float[Array, 'M D']) -> Float[Array, 'N M']:
+        """Returns the scaled cosine of every picture with every text, float32."""
+        images, texts = (unit(x).astype(jnp.float32) for x in (images, texts))
+        y = jnp.exp(self.scale[...]) * jnp.einsum('ND,MD->NM', images, texts)
+        return y if self.bias is None else y + self.bias[...]
+
+    def _place(self, tokens: Int[Array, 'N L']) -> Int[Array, 'N']:
+        if self.pool == 'last':
+            return jnp.full(tokens.shape[0], tokens.shape[1] - 1)
+        return jnp.argmax(tokens == self.pool_id if self.pool == 'first' else tokens, axis=1)

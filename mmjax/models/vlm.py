@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vision-language model: encoder -> connector -> fusion -> decoder. Every system here is a config of it.
+
+B rows, L tokens, M media a row, T frames, n features of a frame, P tokens a medium, S media tokens and states of a row,
+D width, V vocabulary.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from mmjax.batch import Batch, MediaSpec
+from mmjax.models import connector
+from mmjax.models.decoder import Cache, Decoder
+from mmjax.models.fusion import CrossAttention, Splice, splice
+from mmjax.models.patches import Patches
+from mmjax.models.resampler import Resampler
+from mmjax.models.state import StateVector
+from mmjax.models.vision import Vit
+from mmjax.sharding import reshape_rows
+
+Encoder = Vit.Config | Patches.Config
+Connector = connector.Linear.Config | connector.Mlp.Config | connector.AttentionPool.Config | Resampler.Config
+
+
+class Vlm(nnx.Module):
+    """Reads batches in which text, pictures, frames and states alternate; writes hidden states of what comes next."""
+
+    @dataclasses.dataclass(kw_only=True)
+    class Config:
+        decoder: Decoder.Config
+        encoder: Encoder | None = None  # None: the model sees no pictures
+        connector: Connector | None = None  # None: the encoder's features are the media tokens
+        state: StateVector.Config | None = None
+        fusion: Splice.Config | CrossAttention.Config = dataclasses.field(default_factory=Splice.Config)
+        frames: int = 1  # the most frames of one medium
+
+        def media_spec(self) -> MediaSpec:
+            """Returns all that the data side needs to know of the model."""
+            state_width = self.state.size if self.state else 0
+            in_sequence = isinstance(self.fusion, Splice.Config)
+            if self.encoder is None:
+                return MediaSpec(in_sequence=in_sequence, state_width=state_width)
+            token_rows, token_columns = self.token_grid(self.frames, *self.encoder.grid)
+            return MediaSpec(
+                height=self.encoder.size[0],
+                width=self.encoder.size[1],
+                frames=self.frames,
+                patch=self.encoder.patch,
+                tokens=token_rows * token_columns,
+                grid=self.token_grid,
+                in_sequence=in_sequence,
+                varying=self.varying,
+                state_width=state_width,
+            )
+
+        def token_grid(self, frames: int, patch_rows: int, patch_columns: int) -> tuple[int, int]:
+            """Returns the rows and columns of the tokens that a medium of so many frames and patches gives."""
+            features = patch_rows, patch_columns
+            if self.extra_features:
+                features = 1, patch_rows * patch_columns + self.extra_features
+            if self.connector is not None:
+                return self.connector.grid(frames, features)
+            return frames * features[0], features[1]
+
+        @property
+        def varying(self) -> bool:
+            """Says whether pictures keep their aspect."""
+            return isinstance(self.encoder, Patches.Config) and self.encoder.varying
+
+        @property
+        def extra_features(self) -> int:
+            """Features of a frame that are not patches: a cls token that stays."""
+            return int(isinstance(self.encoder, Vit.Config) and self.encoder.cls and self.encoder.keep_cls)
+
+        def build(self, *, rngs: nnx.Rngs) -> 'Vlm':
+            """Builds the model; widths follow from the neighbours'."""
+            return Vlm(self, rngs=rngs)
+
+    def __init__(self, c: Config, *, rngs: nnx.Rngs):
+        if c.varying and c.frames > 1:
+            raise ValueError(
+                f'frames={c.frames} with pictures of varying size: set Patches.Config.varying=False for videos'
+            )
+        if isinstance(c.connector, Resampler.Config) and c.connector.order:
+            raise ValueError(
+                "Resampler.Config.order numbers a document's media, which packed rows do not carry: set it to 0"
+            )
+        self.extra_features = c.extra_features
+        crossing = c.fusion if isinstance(c.fusion, CrossAttention.Config) else None
+        # Among text, media are as wide as text; looked at through cross-attention, they keep the encoder's width.
+        width = None if crossing else c.decoder.width
+        self.encoder, self.connector = _vision(c, width, rngs)
+        last = self.connector or self.encoder
+        self.media_width = last.width if last else c.decoder.width
+        if width and self.media_width != width:
+            raise ValueError(
+                f'media tokens of width {self.media_width} cannot stand among text of width {width}; '
+                'choose a connector in Vlm.Config'
+            )
+        self.state = c.state.build(self.media_width, rngs=rngs) if c.state else None
+        cross = dict(cross=crossing.block, every=crossing.every, first=crossing.start) if crossing else {}
+        self.decoder = c.decoder.build(**cross, media_width=self.media_width, rngs=rngs)
+        self.crossing = crossing is not None
+
+    def media(self, batch: Batch) -> Float[Array, 'B S D'] | None:
+        """Returns the row's media tokens, then its states, in the order of Batch.slot; None where there are none."""
+        parts = []
+        if self.encoder is not None and batch.pixels is not None:
+            parts.append(self._pictures(batch))
+        if self.state is not None and batch.states is not None:
+            parts.append(self.state(batch.states))
+        return jnp.concatenate(parts, axis=1) if parts else None
+
+    def _pictures(self, batch: Batch) -> Float[Array, 'B MP D']:
+        b, m, t = batch.pixels.shape[:3]
+        size = batch.media_size
+        features = self.encoder(batch.pixels, size)
+        n = features.shape[3]
+        x = reshape_rows(features, (b * m, t * n, features.shape[4]))
+        if self.connector is not None:
+            per_frame = size[..., 1] * size[..., 2] + self.extra_features
+            x = self.connector(x, reshape_rows(size[..., 0] * per_frame, (b * m,)))
+        x = reshape_rows(x, (b, m, *x.shape[1:]))
+        # A medium that is not there gives zeros, whatever biases and latents made of its blank pixels.
+        x = jnp.where((size[..., 0] > 0)[..., None, None], x, 0)
+        return reshape_rows(x, (b, m * x.shape[2], x.shape[3]))
+
+    def __call__(self, batch: Batch) -> Float[Array, 'B L D']:
+        """Returns the hidden states after the last norm."""
+        x, media, media_span = self._fused(batch)
+        return self.decoder(x, batch.span, batch.position, media=media, media_span=media_span)
+
+    def logits(self, hidden: Float[Array, 'B L D']) -> Float[Array, 'B L V']:
+        """Returns float32 scores of the next token; those of the vocabulary's padding are -inf."""
+        return self.decoder.logits(hidden)
+
+    def init_cache(self, rows: int, length: int, dtype: jnp.dtype) -> Cache:
+        """Returns an empty cache for `rows` rows of at most `length` tokens."""
+        return self.decoder.init_cache(rows, length, dtype)
+
+    def prefill(self, batch: Batch, cache: Cache) -> tuple[Float[Array, 'B L D'], Cache]:
+        """Reads prompts: returns what __call__ does, and the cache with places 0..L-1 of every row written."""
+        x, media, media_span = self._fused(batch)
+        return self.decoder.prefill(x, batch.span, batch.position, cache, media=media, media_span=media_span)
+
+    def step(
+        self,
+        tokens: Int[Array, 'B L'],
+        span: Int[Array, 'B L 2'],
+        position: Int[Array, 'B L'],
+        write: Int[Array, 'B'],
+        media_span: Int[Array, 'B L 2'] | None,
+        cache: Cache,
+    ) -> tuple[Float[Array, 'B L D'], Cache]:
+        """Goes on by L tokens of text (usually one), written from place write[b] on; spans speak of cache places."""
+        if self.crossing and media_span is None:
+            media_span = jnp.zeros_like(span)
+        x = self.decoder.embed_tokens(tokens)
+        return self.decoder.step(x, span, position, write, cache, media_span=media_span)
+
+    def _fused(self, batch: Batch) -> tuple[Array, Array | None, Array | None]:
+        """Returns what enters the decoder: embedded tokens, and media with their spans where the text looks at them."""
+        text, media = self.decoder.embed_tokens(batch.tokens), self.media(batch)
+        if not self.crossing:
+            return (text if media is None else splice(text, media, batch.slot)), None, None
+        span = batch.media_span
+        if media is None or span is None:
+            # Nothing to see, but the blocks' feed-forward halves still work: one blank token that no span reaches.
+            media = jnp.zeros_like(text[:, :1], shape=(text.shape[0], 1, self.media_width))
+            span = jnp.zeros_like(batch.span)
+        return text, media, span
+
+
+def _vision(c: Vlm.Config, width: int | None, rngs: nnx.Rngs) -> tuple[nnx.Module | None, nnx.Module | None]:
+    """Builds the encoder and the connector that gives tokens of `width` (None: of whatever width the features have)."""
+    if c.encoder is None:
+        return None, None
+    varying = isinstance(c.encoder, Patches.Config)
+    encoder = c.encoder.build(width=c.decoder.width, rngs=rngs) if varying else c.encoder.build(rngs=rngs)
+    if c.connector is None:
+        return encoder, None
+    return encoder, c.connector.build(encoder.width, width, frames=c.frames, rngs=rngs)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Name tables: which public tensor is which parameter, and how its numbers are laid out.
+
+A `Table` is used in both directions. `to_ours` reads a public checkpoint and accounts for every name: a parameter
+without a tensor and a tensor without a parameter are errors that list the names. `to_public` gives the identical tensors
+again.
+
+Public checkpoints are PyTorch's: a Linear's matrix is [out, in], a convolution's [out, channel, row, column]. Ours are
+[in..., out...], and the blocks of a stack share one array with a leading depth axis.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+
+from mmjax.params import flatten
+from mmjax.weights.rules import Rule, Vector
+
+VECTOR = Vector()
+# The public numbers of the members of a stacked axis; None: the entry stands alone.
+Layers = Sequence[int] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Ties parameters to public tensors.
+
+    `ours` and `public` are one name or several (a fused tensor, a split one). `{layer}` in a public name stands for the
+    block's number; then `layers` gives the public number of every member of the stacked axis.
+    """
+
+    ours: str | tuple[str, ...]
+    public: str | tuple[str, ...]
+    rule: Rule = VECTOR
+    layers: Layers = None
+    also: tuple[str, ...] = ()  # further public names of the same tensor, which a checkpoint may hold or not
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Returns the parameters' paths."""
+        return (self.ours,) if isinstance(self.ours, str) else self.ours
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Returns the public names, `{layer}` not filled in."""
+        return (self.public,) if isinstance(self.public, str) else self.public
+
+    def under(self, ours: str, public: str) -> 'Entry':
+        """Returns the entry with prefixes put before both sides' names."""
+        return dataclasses.replace(
+            self,
+            ours=tuple(ours + path for path in self.paths),
+            public=tuple(public + key for key in self.keys),
+            also=tuple(public + key for key in self.also),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The names of one public checkpoint layout."""
+
+    entries: tuple[Entry, ...]
+    ignored: tuple[tuple[str, str], ...] = ()  # (regular expression of public names, why they are not read)
+
+    def under(self, ours: str, public: str) -> 'Table':
+        """Returns the table with prefixes put before both sides' names."""
+        return Table(
+            tuple(entry.under(ours, public) for entry in self.entries),
+            tuple((re.escape(public) + pattern, reason) for pattern, reason in self.ignored),
+        )
+
+    def __add__(self, other: 'Table') -> 'Table':
+        return Table(self.entries + other.entries, self.ignored + other.ignored)
+
+
+@dataclasses.dataclass
+class Account:
+    """Says what became of every public name."""
+
+    used: list[str] = dataclasses.field(default_factory=list)
+    ignored: dict[str, str] = dataclasses.field(default_factory=dict)  # name -> reason
+
+
+class WeightsError(ValueError):
+    """Names and tensors that do not fit the table."""
+
+
+def shapes(build: Callable[..., nnx.Module]) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a module's parameters by path, without making them; `build` is called with rngs."""
+    abstract = jax.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    return {path: value.shape for path, value in flatten(abstract).items()}
+
+
+def to_ours(
+    table: Table, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, np.ndarray], Account]:
+    """Reads public `tensors` into parameters of `shapes`; raises WeightsError unless both sides are used up."""
+    account = Account(ignored=_ignored(table, tensors))
+    expected = [key for entry in table.entries for key in _filled(entry, entry.keys)]
+    optional = [key for entry in table.entries for key in _filled(entry, entry.also)]
+    _refuse('tensors that the checkpoint lacks', [key for key in expected if key not in tensors])
+    known = {*expected, *optional, *account.ignored}
+    _refuse('tensors that no parameter takes', [key for key in tensors if key not in known])
+    paths = [path for entry in table.entries for path in entry.paths]
+    _refuse('parameters that no tensor gives', [path for path in shapes if path not in set(paths)])
+    _refuse('parameters of the table that the model lacks', [path for path in paths if path not in shapes])
+    params = {}
+    for entry in table.entries:
+        params.update(_read(entry, tensors, shapes))
+    account.used = [key for key in (*expected, *optional) if key in tensors]
+    return params, account
+
+
+def to_public(table: Table, params: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """Writes parameters as named public tensors, layer by layer; the exact inverse of `to_ours`."""
+    paths = {path for entry in table.entries for path in entry.paths}
+    _refuse('parameters that the table does not name', [path for path in params if path not in paths])
+    _refuse('parameters of the table that the model lacks', [path for path in paths if path not in params])
+    for entry in table.entries:
+        stacks = [params[path] for path in entry.paths]
+        for i, layer in enumerate(entry.layers if entry.layers is not None else [None]):
+            found = entry.rule.write([np.asarray(stack if layer is None else stack[i]) for stack in stacks])
+            for key, tensor in zip(entry.keys, found, strict=True):
+                yield _fill(key, layer), tensor
+            for key in entry.also:
+                yield _fill(key, layer), found[0]
+
+
+def _read(
+    entry: Entry, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    wanted = [shapes[path] for path in entry.paths]
+    if entry.layers is None:
+        return dict(zip(entry.paths, _read_one(entry, None, tensors, wanted), strict=True))
+    for path, shape in zip(entry.paths, wanted, strict=True):
+        if shape[0] != len(entry.layers):
+            raise WeightsError(f'{path}: {shape[0]} blocks in the model, {len(entry.layers)} in the table')
+    per_layer = [_read_one(entry, layer, tensors, [shape[1:] for shape in wanted]) for layer in entry.layers]
+    return {path: np.stack(found) for path, found in zip(entry.paths, zip(*per_layer, strict=True), strict=True)}
+
+
+def _read_one(
+    entry: Entry, layer: int | None, tensors: Mapping[str, np.ndarray], shapes: list[tuple[int, ...]]
+) -> list[np.ndarray]:
+    keys = [_fill(key, layer) for key in entry.keys]
+    public = [tensors[key] for key in keys]
+    described = ', '.join(f'{key} {tensor.shape}' for key, tensor in zip(keys, public, strict=True))
+    sizes = sum(tensor.size for tensor in public), sum(math.prod(shape) for shape in shapes)
+    try:
+        found = entry.rule.read(public, shapes)
+    except ValueError as error:
+        raise WeightsError(
+            f'{described} ({sizes[0]} numbers) do not fit {entry.paths} {shapes} ({sizes[1]}): {error}'
+        ) from error
+    for path, array, shape in zip(entry.paths, found, shapes, strict=True):
+        if array.shape != tuple(shape):
+            raise WeightsError(f'{described} gives {path} the shape {array.shape}, the model has {tuple(shape)}')
+    for key in entry.also:
+        key = _fill(key, layer)
+        if key in tensors and not np.array_equal(tensors[key], public[0]):
+            raise WeightsError(f'{key} and {keys[0]} should be one tensor but differ')
+    return found
+
+
+def _ignored(table: Table, tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
+    rules = [(re.compile(pattern), reason) for pattern, reason in table.ignored]
+    return {key: reason for key in tensors for pattern, reason in rules if pattern.fullmatch(key)}
+
+
+def _filled(entry: Entry, keys: tuple[str, ...]) -> list[str]:
+    return [_fill(key, layer) for layer in (entry.layers if entry.layers is not None else [None]) for key in keys]
+
+
+def _fill(key: str, layer: int | None) -> str:
+    return key if layer is None else key.replace('{layer}', str(layer))
+
+
+def _refuse(what: str, names: list[str]) -> None:
+    if names:
+        shown = ', '.join(names[:20]) + (f' and {len(names) - 20} more' if len(names) > 20 else '')
+        raise WeightsError(f'{len(names)} {what}: {shown}')

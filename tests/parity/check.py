@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compares our models with numeric references: python tests/parity/check.py FILE...
+
+Prints a row for each file; exits with 1 when one disagrees, cannot be read or has no case. An output passes when
+max|ours - theirs| / max|theirs| is at most ten times the noise that the file states for it, 5e-6 where it states none.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable
+
+if __name__ == '__main__':
+    os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+    # Run as a script, it takes the checkout that it lies in.
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+import cases
+import composed
+import crossed
+import jax
+from harness import Result
+from references import Reference, read_reference, relative_error
+
+from mmjax.weights import cohere, llama
+
+CASES: dict[str, Callable[[Reference], Result]] = {
+    'CLIPModel': cases.run_clip,
+    'CohereForCausalLM': cases.language_model(cohere),
+    'Flamingo': crossed.run_openflamingo,
+    'FuyuForCausalLM': cases.run_fuyu,
+    'GatedCrossAttentionBlock': crossed.run_gated_block,
+    'IdeficsForVisionText2Text': crossed.run_idefics,
+    'Kosmos2ForConditionalGeneration': cases.run_kosmos2,
+    'LlamaForCausalLM': cases.language_model(llama),
+    'LlavaForConditionalGeneration': cases.run_llava,
+    'PaLME': composed.searched(composed.run_palme),
+    'PerceiverResampler': crossed.run_resampler,
+    'Shikra': composed.searched(composed.run_shikra),
+    'SiglipModel': cases.run_siglip,
+}
+
+
+@dataclasses.dataclass
+class Row:
+    """The verdict on one file: the output that is worst, compared with what it may be."""
+
+    name: str
+    compared: str = ''
+    error: float = float('nan')
+    bound: float = float('nan')
+    detail: str = ''
+    ok: bool = False
+
+
+def check(path: str | pathlib.Path) -> Row:
+    """Runs one reference."""
+    reference = read_reference(path)
+    if reference.kind not in CASES:
+        return Row(reference.name, detail=f'no case for the class {reference.kind}')
+    with jax.default_matmul_precision('highest'):
+        result = CASES[reference.kind](reference)
+    missing = sorted(reference.outputs.keys() - result.outputs.keys())
+    if missing:
+        return Row(reference.name, ','.join(sorted(result.outputs)), detail=f'not computed: {", ".join(missing)}')
+    errors = {}
+    for name, theirs in sorted(reference.outputs.items()):
+        errors[name] = relative_error(result.outputs[name], theirs, result.places.get(name))
+    worst = max(errors, key=lambda name: errors[name] / reference.bound(name))
+    account = result.account
+    detail = f'{len(account.used)} tensors, written back alike'
+    detail += f', {len(account.ignored)} ignored' * bool(account.ignored) + f', {result.note}' * bool(result.note)
+    ok = all(error <= reference.bound(name) for name, error in errors.items())
+    marked = ','.join(f'*{name}' if name == worst else name for name in errors)
+    return Row(reference.name, marked, errors[worst], reference.bound(worst), detail, ok)
+
+
+def main(files: list[str]) -> int:
+    """Prints the table; returns the exit code."""
+    rows = []
+    for file in files:
+        try:
+            rows.append(check(file))
+        except Exception as error:  # one bad file must not hide the others
+            traceback.print_exc()
+            rows.append(Row(pathlib.Path(file).stem, detail=f'{type(error).__name__}: {error}'))
+    head = ('reference', 'compared (* = worst)', 'error', 'bound', 'status', 'weights')
+    table = [head] + [
+        (r.name, r.compared, f'{r.error:.1e}', f'{r.bound:.1e}', 'ok' if r.ok else 'FAIL', r.detail) for r in rows
+    ]
+    widths = [max(len(line[i]) for line in table) for i in range(len(head))]
+    for line in table:
+        print('  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return int(not all(r.ok for r in rows))
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('files', nargs='+', metavar='FILE')
+    sys.exit(main(parser.parse_args().files))
