@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What layout makes of a document, and the shape of the rows that packing fills with such documents."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from mmjax.document import Image, Video
+
+
+class Shape(NamedTuple):
+    """How much one row holds."""
+
+    tokens: int  # L
+    media: int = 0  # M
+    states: int = 0  # S
+
+
+@dataclasses.dataclass
+class Laid:
+    """One document as integers. Every index counts from the document's own beginning, as if it stood alone.
+
+    `slot` names what stands at a place: -1 text; m * P + p token p of medium m (P the media spec's `tokens`); -2 - s
+    state s. `media_span` counts media tokens in the same way, m * P + p.
+    """
+
+    key: str
+    tokens: np.ndarray  # [l] int32
+    weight: np.ndarray  # [l] float32, of predicting the next token from here; 0 at the last place
+    span: np.ndarray  # [l, 2] int32
+    position: np.ndarray  # [l] or [l, 3] int32
+    slot: np.ndarray  # [l] int32
+    media_span: np.ndarray  # [l, 2] int32
+    media: list[Image | Video] = dataclasses.field(default_factory=list)
+    media_size: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 3), np.int32))  # [m, 3]
+    states: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    @property
+    def need(self) -> Shape:
+        """How much of a row this document takes."""
+        return Shape(len(self.tokens), len(self.media), len(self.states))

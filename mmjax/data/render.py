@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From packed documents to arrays: offsets are added, pictures are decoded, and what cannot be decoded is blanked.
+
+document 0         document 1        padding
+span  (0,1) (0,2)  (2,3) (2,4) ...   (0,0)     keys of the row
+slot   0 .. P-1     P .. 2P-1         -1       media tokens of the row
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mmjax.batch import Batch, MediaSpec
+from mmjax.data.laid import Laid, Shape
+from mmjax.document import BadDocument, Image, Video
+
+# Returns the frames of a medium, uint8 [frames, height, width, 3], padded at the right and below where sizes vary.
+Decode = Callable[[Image | Video], np.ndarray]
+
+
+class Row(NamedTuple):
+    """One row of a batch, the keys of its documents, and those that were blanked with the reason."""
+
+    batch: Batch  # without the leading axis B
+    keys: list[str]
+    blanked: list[BadDocument]
+
+
+def render(documents: Sequence[Laid], shape: Shape, spec: MediaSpec, decode: Decode, pad: int) -> Row:
+    """Returns one row. A document whose picture cannot be decoded keeps its places, but nobody sees or learns them."""
+    row = _empty(shape, spec, documents, pad)
+    at, medium, state, blanked = 0, 0, 0, []
+    for d in documents:
+        there, media = slice(at, at + len(d.tokens)), slice(medium, medium + len(d.media))
+        try:
+            if row.pixels is not None:
+                for place, piece in enumerate(d.media, start=medium):
+                    frames = decode(piece)
+                    row.pixels[place, : len(frames)] = frames
+                row.media_size[media] = d.media_size
+        except BadDocument as error:
+            blanked.append(BadDocument(d.key, error.reason, str(error)))
+            row.pixels[media] = 0
+        else:
+            _place(row, d, there, medium, state, shape, spec)
+        at, medium, state = at + len(d.tokens), medium + len(d.media), state + len(d.states)
+    return Row(row, [d.key for d in documents], blanked)
+
+
+def stack(rows: Sequence[Row]) -> Batch:
+    """Returns the batch of the rows."""
+    return Batch(
+        *(None if fields[0] is None else np.stack(fields) for fields in zip(*(r.batch for r in rows), strict=True))
+    )
+
+
+def _empty(shape: Shape, spec: MediaSpec, documents: Sequence[Laid], pad: int) -> Batch:
+    n, media = shape.tokens, shape.media if spec.tokens else 0
+    position = (n, 3) if documents and documents[0].position.ndim == 2 else (n,)
+    seen = media or shape.states
+    return Batch(
+        tokens=np.full(n, pad, np.int32),
+        weight=np.zeros(n, np.float32),
+        span=np.zeros((n, 2), np.int32),
+        position=np.zeros(position, np.int32),
+        slot=np.full(n, -1, np.int32) if seen and (spec.in_sequence or shape.states) else None,
+        media_span=np.zeros((n, 2), np.int32) if seen and not spec.in_sequence else None,
+        pixels=np.zeros((media, spec.frames, spec.height, spec.width, 3), np.uint8) if media else None,
+        media_size=np.zeros((media, 3), np.int32) if media else None,
+        states=np.zeros((shape.states, spec.state_width), np.float32) if shape.states else None,
+    )
+
+
+def _place(row: Batch, d: Laid, there: slice, medium: int, state: int, shape: Shape, spec: MediaSpec) -> None:
+    """Writes a document's integers at its places, turned from its own counting to the row's."""
+    first = medium * spec.tokens
+    row.tokens[there], row.weight[there], row.position[there] = d.tokens, d.weight, d.position
+    row.span[there] = d.span + there.start
+    if row.slot is not None:
+        states = shape.media * spec.tokens + state - 2 - d.slot
+        row.slot[there] = np.where(d.slot >= 0, d.slot + first, np.where(d.slot < -1, states, -1))
+    if row.media_span is not None:
+        seen = d.media_span[:, :1] < d.media_span[:, 1:]
+        row.media_span[there] = np.where(seen, d.media_span + first, 0)
+    for s, vector in enumerate(d.states, start=state):
+        row.states[s] = vector
