@@ -22,7 +22,7 @@ class Fed(NamedTuple):
 
     batch: Batch
     state: np.ndarray  # of the data after this batch, this host's rows: int [rows, 2]
-    counts: Counter  # 'tokens' and 'images' of this host's rows
+    counts: Counter  # 'tokens', 'images' and 'places' (for tokens) of this host's rows
 
 
 def rows_of_host(rows: int, mesh: Mesh) -> range:
@@ -110,4 +110,4 @@ def _sharding(mesh: Mesh) -> NamedSharding:
 def _count(batch: Batch) -> Counter:
     tokens = int(np.count_nonzero(batch.span[..., 1] > batch.span[..., 0]))
     images = 0 if batch.media_size is None else int(np.count_nonzero(batch.media_size[..., 0]))
-    return Counter(tokens=tokens, images=images)
+    return Counter(tokens=tokens, images=images, places=batch.tokens.size)

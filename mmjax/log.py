@@ -24,6 +24,7 @@ from mmjax.config import Log
 # Not sums over tokens: the last step's value is what a line says.
 LAST = ('lr',)
 MEANS = ('grad_norm',)
+RATES = ('tokens_per_s', 'images_per_s', 'step_s', 'data_stall', 'filled')
 
 
 def info(message: str) -> None:
@@ -46,7 +47,7 @@ class Logger:
         self._skipped = 0  # in a row
         self._pending: tuple[int, Mapping[str, Any]] | None = None
         self._time, self._timed = time.perf_counter(), Counter()
-        self._rates: dict[str, float] = dict.fromkeys(('tokens_per_s', 'images_per_s', 'step_s', 'data_stall'), 0.0)
+        self._rates: dict[str, float] = dict.fromkeys(RATES, 0.0)
         self._first = jax.process_index() == 0
         self._board = self._bar = None
         if self._first:
@@ -145,6 +146,7 @@ class Logger:
         if timed['steps']:
             rates = {f'{k}_per_s': timed[k] * hosts / seconds for k in ('tokens', 'images')}
             self._rates = {**rates, 'step_s': seconds / timed['steps'], 'data_stall': timed['stall'] / seconds}
+            self._rates['filled'] = timed['tokens'] / max(timed['places'], 1)
         line.update(self._rates)
         self.write(step, {k: v for k, v in line.items() if v is not None})
         if self._first:
@@ -168,6 +170,13 @@ def device_line(mesh: jax.sharding.Mesh) -> str:
     kind = mesh.devices.flat[0].device_kind
     shape = ' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())
     return f'devices: {mesh.devices.size} x {kind} as {shape}; {jax.process_count()} process(es)'
+
+
+def data_line(stats: Any) -> str:
+    """Returns lines on what went through a pipeline: documents, how full the rows were, what was dropped and why."""
+    dropped = ', '.join(f'{count} {reason}' for reason, count in stats.dropped.most_common()) or 'nothing'
+    line = f'data: {stats.documents} documents, {stats.efficiency:.1%} of the token places filled; dropped: {dropped}'
+    return '\n'.join([line, *(f'  for example {example}' for example in list(stats.examples.values())[:4])])
 
 
 def program_line(compiled: Any, seconds: float) -> str:

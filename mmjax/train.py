@@ -143,6 +143,7 @@ def train_stage(shop: Workshop, number: int, params: dict[str, jax.Array], stop:
             save(stage.steps)
     finally:
         feed.close()
+    log.info(log.data_line(pipeline.stats))
     return {p: w for p, w in {**state.train, **frozen}.items()}
 
 

@@ -7,6 +7,8 @@ They have the interfaces of the real ones, so that the loop, the checkpoints and
 import dataclasses
 import sys
 import time
+import types
+from collections import Counter
 
 import jax
 import numpy as np
@@ -100,6 +102,7 @@ class Pipeline:
     def __init__(self, data: Mixture, layout: Layout, rows: int, seed: int, row_range: tuple[int, int]):
         self.data, self.seed, self.mine = data, seed, range(*row_range)
         self.places = np.zeros((len(self.mine), 2), np.int64)
+        self.stats = types.SimpleNamespace(documents=0, efficiency=1.0, dropped=Counter(unreadable=2), examples={})
 
     def state(self) -> np.ndarray:
         """Returns (window, row in the window) of each row."""
