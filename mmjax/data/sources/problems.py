@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a source dropped, and why: counts by reason, with a few examples of each."""
 
+import json
 import threading
 from collections import Counter
 
@@ -26,6 +27,18 @@ class Problems:
             seen = self.examples.setdefault(reason, [])
             if len(seen) < EXAMPLES and example not in seen:
                 seen.append(example)
+
+    def dump(self) -> dict[str, str]:
+        """Returns all of this as notes of an index, for `load`."""
+        return {'problems': json.dumps([self.counts, self.examples])}
+
+    def load(self, notes: dict[str, str]) -> None:
+        """Adds what an index was made with."""
+        counts, examples = json.loads(notes['problems'])
+        for reason, count in counts.items():
+            self.add(reason, examples[reason][0], count)
+            for example in examples[reason][1:]:
+                self.add(reason, example, 0)
 
     def lines(self) -> list[str]:
         """Returns one line a reason, the most frequent first."""
