@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What may be written, as a small table on the device: constraints and stop strings over tokens.
 
-A byte table (`regex.py`) is lifted to the tokenizer's vocabulary. Most tokens behave alike: all 1,024 location tokens
-move every state to the same next state, and all words lead nowhere. So a token has a kind, and only [states, kinds] is
-stored: a quarter of a million tokens cost one int each, whatever the number of states.
+A table over bytes (`regex.py`, `boxes.py`) is lifted to the tokenizer's vocabulary. Most tokens behave alike: all words
+lead nowhere, and where only the form of a box is checked all 1,024 location tokens move every state to the same next
+one. So a token has a kind, and only [states, kinds] is stored, beside one int for each token of the vocabulary.
 
     pattern  (<loc[0-9]{4}>){2}    kinds  0 = words, 1 = location tokens
     move     state 0: [-1, 1]   state 1: [-1, 2]   state 2: [-1, -1]      ends  state 2
@@ -12,22 +12,20 @@ stored: a quarter of a million tokens cost one int each, whatever the number of 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Int
 
+from mmjax import sharding
 from mmjax.decode import regex
+from mmjax.sharding import ROWS, P
 
 FAR = 1 << 30  # more tokens than anyone writes
-ROWS = ('data', 'fsdp')
 
 
 def take(table: Array, index) -> Array:
     """Returns table[index], laid out over the rows of the batch when there is a mesh."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return table[index] if mesh.empty else table.at[index].get(out_sharding=P(ROWS))
+    return table.at[index].get(out_sharding=sharding.where(P(ROWS)))
 
 
 class TokenTable(NamedTuple):
@@ -40,8 +38,8 @@ class TokenTable(NamedTuple):
 
     def allowed(self, state: Int[Array, '*B'], budget: Int[Array, '']) -> Bool[Array, '*B V']:
         """Returns the tokens after which the text can still become whole within `budget` further tokens."""
-        enough = (self.move >= 0) & (self.left[self.move] <= budget)
-        return take(take(enough, state), (..., self.kind))
+        following = take(self.move, state)
+        return take((following >= 0) & (take(self.left, following) <= budget), (..., self.kind))
 
     def advance(self, state: Int[Array, '*B'], token: Int[Array, '*B']) -> Int[Array, '*B']:
         """Returns the states after the tokens, -1 for a token that is not allowed."""
@@ -52,85 +50,98 @@ class TokenTable(NamedTuple):
         return take(self.ends, state)
 
 
-def _lift(dfa: regex.Dfa, spelling: Sequence[bytes | None]) -> np.ndarray:
-    """Returns the state in which each token ends, from each state: [states, tokens], -1 where it does not fit.
+def _ending(dfa: regex.Dfa, texts: Sequence[Sequence[int] | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (the tokens that fit somewhere, the state in which each ends from each state: [states, tokens] or -1).
 
-    A token that writes nothing, b'', stays where it is; None fits nowhere.
+    A text is the symbols that a token writes: the columns of the table. Without symbols it stays; None fits nowhere.
     """
-    states = len(dfa.ends)
-    # Row -1 (the last) of the padded table is the dead state.
-    move = np.concatenate([dfa.move, np.full((1, 256), -1, np.int32)])
     usable = (dfa.move >= 0).any(axis=0)
-    # A byte that nothing can follow rules a token out at once: of a large vocabulary only few tokens remain.
-    fits = [i for i, text in enumerate(spelling) if text is not None and usable[list(text)].all()]
-    fits.sort(key=lambda i: len(spelling[i]))
-    lengths = np.array([len(spelling[i]) for i in fits], np.int32)
-    now = np.repeat(np.arange(states, dtype=np.int32)[:, None], len(fits), axis=1)
+    # A symbol that nothing can follow rules a token out at once: of a large vocabulary only few tokens remain.
+    fits = [i for i, text in enumerate(texts) if text is not None and all(usable[s] for s in text)]
+    fits.sort(key=lambda i: len(texts[i]))
+    lengths = np.array([len(texts[i]) for i in fits], np.int32)
+    # Row -1 (the last) of the padded table is the dead state.
+    move = np.concatenate([dfa.move, np.full((1, dfa.move.shape[1]), -1, np.int32)])
+    now = np.repeat(np.arange(len(dfa.ends), dtype=np.int32)[:, None], len(fits), axis=1)
     for place in range(lengths.max(initial=0)):
         first = np.searchsorted(lengths, place, side='right')
-        byte = np.array([spelling[i][place] for i in fits[first:]], np.uint8)
-        now[:, first:] = move[now[:, first:], byte[None]]
-    ending = np.full((states, len(spelling)), -1, np.int32)
-    ending[:, fits] = now
-    return ending
+        symbols = np.array([texts[i][place] for i in fits[first:]], np.int32)
+        now[:, first:] = move[now[:, first:], symbols[None]]
+    return np.array(fits, np.int64), now
 
 
-def _whole_specials(ending: np.ndarray, spelling: Sequence[bytes | None], special: Collection[int]) -> None:
+def _whole_specials(
+    tokens: np.ndarray, ending: np.ndarray, spelling: Sequence[bytes | None], special: Collection[int]
+) -> None:
     """Forbids, in place, to spell a special token with ordinary ones, e.g. `<`, `box`, `>` where <box> is a token.
 
     The text would be the same, but the model was never trained on it.
     """
+    column = {int(token): i for i, token in enumerate(tokens)}
+    names = [(i, spelling[token]) for token, i in column.items() if token in special]
     ordinary: dict[bytes, list[int]] = {}
-    for i, text in enumerate(spelling):
-        if text and i not in special and (ending[:, i] >= 0).any():
-            ordinary.setdefault(text, []).append(i)
+    for token, i in column.items():
+        if token not in special:
+            ordinary.setdefault(spelling[token], []).append(i)
     for state in range(len(ending)):
-        begun = {spelling[i][:n] for i in special if ending[state, i] >= 0 for n in range(1, len(spelling[i]) + 1)}
+        begun = {name[:n] for i, name in names if ending[state, i] >= 0 for n in range(1, len(name) + 1)}
         ending[state, [i for text in begun & ordinary.keys() for i in ordinary[text]]] = -1
 
 
-def _distance(ending: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def _kinds(ending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (the kind of each token, the columns of the kinds); kind 0 leads nowhere."""
+    seen, rows = {}, np.ascontiguousarray(ending.T)
+    dead = np.full((1, len(ending)), -1, np.int32)
+    seen[dead.tobytes()] = 0
+    kind = np.array([seen.setdefault(row.tobytes(), len(seen)) for row in rows], np.int32)
+    _, first = np.unique(kind, return_index=True)
+    columns = rows[first] if 0 in kind else np.concatenate([dead, rows[first]])
+    return kind, np.ascontiguousarray(columns.T)
+
+
+def _distance(move: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Returns the fewest tokens from each state to one that ends."""
     left = np.where(ends, 0, FAR)
-    arcs = [np.unique(row[row >= 0]) for row in ending]
-    for _ in range(len(left)):
-        shorter = np.array([min([left[s], *(left[to] + 1 for to in arc)]) for s, arc in enumerate(arcs)])
+    while True:
+        onwards = np.where(move >= 0, left[move], FAR).min(axis=1, initial=FAR) + 1
+        shorter = np.minimum(np.minimum(left, onwards), FAR)
         if (shorter == left).all():
-            break
+            return left
         left = shorter
-    return np.minimum(left, FAR)
 
 
-def lift(dfa: regex.Dfa, spelling: Sequence[bytes | None], special: Collection[int], size: int) -> TokenTable:
-    """Returns the table over tokens of a table over bytes.
-
-    `spelling` holds the bytes that each token writes, None for those that write nothing; `special` the tokens that
-    must not be spelled with others; `size` the width of the logits, at least the number of tokens.
-    """
-    ending = _lift(dfa, spelling)
-    if special:
-        _whole_specials(ending, spelling, special)
-    left = _distance(ending, dfa.ends)
-    ending = np.where((ending >= 0) & (left[ending] < FAR), ending, -1)
-    columns, kind = np.unique(ending, axis=1, return_inverse=True)
-    dead = np.full((len(ending), 1), -1, np.int32)
+def lift(tokens: np.ndarray, ending: np.ndarray, ends: np.ndarray, size: int) -> TokenTable:
+    """Returns the table for tokens and the states in which they end; `size` is the width of the logits."""
+    kind, move = _kinds(ending)
+    left = _distance(move, ends)
+    if left[0] >= FAR:
+        raise ValueError('no sequence of tokens of this vocabulary is allowed; are special tokens missing?')
+    move = np.where((move >= 0) & (left[move] < FAR), move, -1).astype(np.int32)
     kinds = np.zeros(size, np.int32)
-    kinds[: len(spelling)] = kind.ravel() + 1
-    if not columns.size or left[0] >= FAR:
-        raise ValueError(
-            'no sequence of tokens of this vocabulary matches the pattern; are its special tokens missing?'
-        )
-    move = np.concatenate([dead, columns], axis=1).astype(np.int32)
-    return TokenTable(*map(jnp.asarray, (kinds, move, dfa.ends, left.astype(np.int32))))
+    kinds[tokens] = kind
+    return TokenTable(*map(jnp.asarray, (kinds, move, ends, left.astype(np.int32))))
 
 
 def only(pattern: str, spelling: Sequence[bytes | None], special: Collection[int], size: int) -> TokenTable:
-    """Returns the table of answers that match `pattern`, a regular expression, from end to end."""
-    return lift(regex.compile_dfa(regex.parse(pattern)), [text or None for text in spelling], special, size)
+    """Returns the table of answers that match `pattern`, a regular expression, from end to end.
+
+    `spelling` holds the bytes that each token writes, None for those that write nothing; `special` the tokens that must
+    not be spelled with others; `size` the width of the logits, at least the number of tokens.
+    """
+    dfa = regex.compile_dfa(regex.parse(pattern))
+    tokens, ending = _ending(dfa, [text or None for text in spelling])
+    if special:
+        _whole_specials(tokens, ending, spelling, special)
+    return lift(tokens, ending, dfa.ends, size)
 
 
 def until(strings: Sequence[str], spelling: Sequence[bytes | None], size: int) -> TokenTable:
     """Returns the table that is whole as soon as one of `strings` has been written, across tokens or inside one."""
     found = regex.either(*map(regex.literal, strings))
-    expression = regex.concat(regex.ANYTHING, regex.concat(found, regex.ANYTHING))
-    return lift(regex.compile_dfa(expression), [text or b'' for text in spelling], (), size)
+    dfa = regex.compile_dfa(regex.concat(regex.ANYTHING, regex.concat(found, regex.ANYTHING)))
+    return lift(*_ending(dfa, [text or b'' for text in spelling]), dfa.ends, size)
+
+
+def exactly(dfa: regex.Dfa, texts: Sequence[Sequence[int] | None], size: int) -> TokenTable:
+    """Returns the table of a table over symbols of one's own; `texts` holds the symbols that each token writes."""
+    return lift(*_ending(dfa, texts), dfa.ends, size)

@@ -83,39 +83,34 @@ def extend(
     return search, follow(parent, index)
 
 
-def row_axes(model: nnx.Module, rows: int, length: int, dtype: Any) -> Any:
-    """Returns which axis of each array of the cache counts rows: the one that grows with them."""
-    small, large = (jax.eval_shape(lambda n=n: model.init_cache(n, length, dtype)) for n in (rows, 2 * rows))
-    return jax.tree.map(lambda x, y: next(i for i in range(x.ndim) if x.shape[i] != y.shape[i]), small, large)
-
-
 def spread(x: Array, beams: int, axis: int) -> Array:
     """Returns [.. B ..] as [.. B * W ..], each row repeated for its beams."""
     wide = jnp.broadcast_to(jnp.expand_dims(x, axis + 1), (*x.shape[: axis + 1], beams, *x.shape[axis + 1 :]))
     return wide.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
 
 
-def reorder(x: Array, parent: Int[Array, 'B W'], axis: int) -> Array:
-    """Returns [.. B * W ..] with each beam's entry replaced by its parent's, which is in the same row."""
-    split = x.reshape(*x.shape[:axis], *parent.shape, *x.shape[axis + 1 :])
-    index = parent.reshape((1,) * axis + parent.shape + (1,) * (x.ndim - axis - 1))
-    return jnp.take_along_axis(split, index, axis=axis + 1).reshape(x.shape)
+def reorder(cache: Any, parent: Int[Array, 'B W']) -> Any:
+    """Returns a cache, arrays [depth, B * W, ...], in which each beam has what its parent had; rows do not mix."""
+
+    def one(x):
+        split = x.reshape(x.shape[0], *parent.shape, *x.shape[2:])
+        index = parent.reshape(1, *parent.shape, *[1] * (x.ndim - 2))
+        return jnp.take_along_axis(split, index, axis=2).reshape(x.shape)
+
+    return jax.tree.map(one, cache)
 
 
 @functools.partial(jax.jit, static_argnames='how')
 def search(model: nnx.Module, batch: Batch, rules: Rules, how: Decoding) -> Written:
     """Writes to each row the best answer that beam search finds."""
-    rows, width = batch.tokens.shape
-    beams, prompt = how.beams, Prompt.of(batch)
+    rows, beams, prompt = len(batch.tokens), how.beams, Prompt.of(batch)
     per_beam = jax.tree.map(lambda x: spread(x, beams, 0), prompt)
     wide = lambda tree: jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], (rows, beams, *x.shape[1:])), tree)
 
     logits, cache = prefill(model, batch, prompt, how.max_new_tokens)
-    dtype = jax.tree.leaves(nnx.state(model, nnx.Param))[0].dtype
-    axes = row_axes(model, rows, width + how.max_new_tokens, dtype)
-    cache = jax.tree.map(lambda x, axis: spread(x, beams, axis), cache, axes)
+    cache = jax.tree.map(lambda x: spread(x, beams, 1), cache)
 
-    empty = wide(start(batch, how))
+    empty = wide(start(batch, rules, how))
     none = empty.log_prob + NEVER
     live = empty._replace(log_prob=jnp.where(jnp.arange(beams) == 0, 0.0, none))
     state = Search(jnp.int32(0), live, empty.length, empty, none, empty.ended[:, 0])
@@ -125,7 +120,7 @@ def search(model: nnx.Module, batch: Batch, rules: Rules, how: Decoding) -> Writ
         state, cache = carry
         logits, cache = step(model, state.token.reshape(-1), state.place - 1, per_beam, cache)
         state, parent = extend(state, logits.reshape(rows, beams, -1), rules, how)
-        return state, jax.tree.map(lambda x, axis: reorder(x, parent, axis), cache, axes)
+        return state, reorder(cache, parent)
 
     more = lambda carry: (carry[0].place < how.max_new_tokens) & ~jnp.all(carry[0].over)
     state, _ = jax.lax.while_loop(more, body, (state, cache))

@@ -28,7 +28,7 @@ class Rules(NamedTuple):
 
     end: Bool[Array, 'V']  # tokens that end the answer and do not belong to it
     banned: Bool[Array, 'V']  # tokens that are never written, e.g. the places of pictures
-    only: TokenTable | None = None  # the answer must match
+    only: tuple[TokenTable, ...] = ()  # the answer must be whole for each of them
     until: TokenTable | None = None  # the answer ends when this is whole
 
 
@@ -48,7 +48,7 @@ class Progress(NamedTuple):
     log_prob: Float[Array, '*B']
     ended: Bool[Array, '*B']
     length: Int[Array, '*B']
-    only: Int[Array, '*B']  # state of rules.only
+    only: tuple[Int[Array, '*B'], ...]  # the states of rules.only
     until: Int[Array, '*B']  # state of rules.until
 
 
@@ -76,21 +76,22 @@ def at_last(values: Array, length: Int[Array, 'B']) -> Array:
     return jnp.take_along_axis(values, index, axis=1)[:, 0]
 
 
-def start(batch: Batch, how: Decoding) -> Progress:
+def start(batch: Batch, rules: Rules, how: Decoding) -> Progress:
     """Returns answers of which nothing is written yet, laid out like the batch."""
     zero = batch.tokens[:, 0] * 0
-    return Progress(
-        zero[:, None] - jnp.ones(how.max_new_tokens, jnp.int32), zero.astype(jnp.float32), zero > 0, zero, zero, zero
-    )
+    nothing = zero[:, None] - jnp.ones(how.max_new_tokens, jnp.int32)
+    return Progress(nothing, zero.astype(jnp.float32), zero > 0, zero, tuple(zero for _ in rules.only), zero)
 
 
 def permitted(logits: Float[Array, '*B V'], progress: Progress, rules: Rules, budget: Int[Array, '']) -> Array:
     """Returns the logits with -inf for tokens that the rules forbid; `budget` tokens may follow this one."""
     logits = jnp.where(rules.banned, -jnp.inf, logits)
-    if rules.only is None:
+    if not rules.only:
         return logits
-    may_end = rules.only.whole(progress.only)[..., None] & rules.end
-    allowed = jnp.where(rules.end, may_end, rules.only.allowed(progress.only, budget))
+    pairs = list(zip(rules.only, progress.only, strict=True))
+    may_end = functools.reduce(jnp.logical_and, [table.whole(state) for table, state in pairs])
+    allowed = functools.reduce(jnp.logical_and, [table.allowed(state, budget) for table, state in pairs])
+    allowed = jnp.where(rules.end, may_end[..., None], allowed)
     return jnp.where(allowed, jnp.maximum(logits, LEAST), -jnp.inf)
 
 
@@ -102,9 +103,9 @@ def write(
     ends = take(rules.end, token)
     adds = going & ~ends
     here = jnp.arange(progress.tokens.shape[-1]) == place
-    only, until = progress.only, progress.until
-    if rules.only is not None:
-        only = jnp.where(adds, rules.only.advance(only, token), only)
+    pairs = zip(rules.only, progress.only, strict=True)
+    only = tuple(jnp.where(adds, table.advance(state, token), state) for table, state in pairs)
+    until = progress.until
     if rules.until is not None:
         until = jnp.where(adds, rules.until.advance(until, token), until)
         ends = ends | rules.until.whole(until)
@@ -153,7 +154,7 @@ def sample(model: nnx.Module, batch: Batch, rules: Rules, key: Array, how: Decod
         return place + 1, token, progress, cache
 
     logits, cache = prefill(model, batch, prompt, how.max_new_tokens)
-    token, progress = pick(logits, start(batch, how), jnp.int32(0))
+    token, progress = pick(logits, start(batch, rules, how), jnp.int32(0))
     more = lambda carry: (carry[0] + 1 < how.max_new_tokens) & ~jnp.all(carry[2].ended)
     _, _, progress, _ = jax.lax.while_loop(more, body, (jnp.int32(0), token, progress, cache))
     return Written(progress.tokens, progress.length, progress.log_prob, progress.ended)

@@ -47,7 +47,7 @@ TABLES = [only(pattern, SPELLING, SPECIAL, V) for pattern in PATTERNS]
 @pytest.mark.parametrize('pattern, table', zip(PATTERNS, TABLES, strict=True))
 def test_always_matches(toy, pattern, table):
     model, prompts, rules = toy
-    rule = rules(V, [0], only=table)
+    rule = rules(V, [0], only=(table,))
 
     @settings(max_examples=25, deadline=None, database=None)
     @given(st.integers(0, 2**31), st.sampled_from([0.1, 1.0, 30.0]), st.sampled_from([0.0, 1.0]))
