@@ -1,13 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention over key intervals without a kernel: one chunk of queries at a time, so that memory is O(L)."""
+"""Attention over key intervals in plain XLA: blocks of scores, only those that some query of the chunk sees.
+
+    keys     0       128     256     384             rows of `#`: what the loops compute for two packed documents
+    queries  ####### ....... ....... .......         (causal, the second starts at 200): each chunk of queries runs
+             ####### ####### ....... .......         over the key blocks from its lowest start to its highest end
+             ....... ####### ####### .......
+             ....... ####### ####### #######
+
+The softmax is accumulated over key blocks and the backward pass computes the scores again, so memory is O(L).
+On one CPU core (causal, 1 row, 8 heads of 64, float32; forward / with gradient, ms): L 256 1.9 / 5.9, L 1024 22 / 69;
+dense scores 3.3 / 12.7 and 91 / 395, torch's flash attention 1.8 / 6.8 and 21 / 77.
+
+B rows, L queries, C of them a chunk, S keys, J of them a block, K key heads, G query heads each, H head width.
+A chunk's queries of one key head stand in one axis: Q = G * C.
+"""
+
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.span_attention import reference
+EMPTY = 1e30  # the log of the sum of a query that sees nothing: exp(score - EMPTY) is zero
 
-CHUNK = 256
+
+class Tiles(NamedTuple):
+    """How scores are cut: C queries by J keys; rows one by one, or all at once over the union of their keys."""
+
+    queries: int
+    keys: int
+    by_row: bool
+
+
+def tiles(length: int, num_keys: int) -> Tiles:
+    """Chooses the tiles: on a CPU small enough for its cache, elsewhere large enough to keep the device busy."""
+    cpu = jax.default_backend() == 'cpu'
+    most = 128 if cpu else 512
+    return Tiles(min(length, most), min(num_keys, most), cpu)
 
 
 def attention(
@@ -18,15 +49,136 @@ def attention(
     *,
     scale: float,
     soft_cap: float | None = None,
+    tile: Tiles | None = None,
 ) -> Float[Array, 'B L N Hv']:
     """Returns attention over each query's interval of keys; see api.span_attention."""
-    length = q.shape[1]
-    block = jax.checkpoint(lambda q, span: reference.attention(q, k, v, span, scale=scale, soft_cap=soft_cap))
-    if length <= CHUNK:
-        return block(q, span)
-    extra = -length % CHUNK
-    chunks = lambda x: jnp.moveaxis(
-        jnp.pad(x, ((0, 0), (0, extra)) + ((0, 0),) * (x.ndim - 2)).reshape(x.shape[0], -1, CHUNK, *x.shape[2:]), 1, 0
-    )
-    out = jax.lax.map(lambda args: block(*args), (chunks(q), chunks(span)))
-    return jnp.moveaxis(out, 0, 1).reshape(q.shape[0], length + extra, *out.shape[3:])[:, :length]
+    return _attention(q, k, v, span, scale, soft_cap, tile or tiles(q.shape[1], k.shape[1]))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _attention(q, k, v, span, scale, soft_cap, tile):
+    return _forward(q, k, v, span, scale, soft_cap, tile)[0]
+
+
+def _forward(q, k, v, span, scale, soft_cap, tile):
+    kv_heads = k.shape[2]
+    parts = (_cut(q, kv_heads, tile.queries), *_chunk_spans(span, k.shape[1], tile))
+
+    def row(parts, k, v):
+        return lax.map(lambda part: _forward_chunk(*part, k, v, scale, soft_cap, tile.keys), parts)
+
+    out, log_sum = _over_rows(row, tile)(parts, k, v)
+    out = _join(out, kv_heads, tile.queries, q.shape[1], q.shape[2])
+    return out, (q, k, v, span, out, log_sum)
+
+
+def _forward_chunk(q, span, first, last, k, v, scale, soft_cap, size):
+    def block(j, carry):
+        top, total, out = carry
+        start, keys, values = _block(j, size, k, v)
+        scores, seen = _scores(q, keys, span, j * size, start, scale, soft_cap)
+        new_top = jnp.maximum(top, jnp.where(seen, scores, -EMPTY).max(axis=-1))
+        weights = jnp.where(seen, jnp.exp(scores - new_top[..., None]), 0.0)
+        shrink = jnp.exp(top - new_top)
+        more = jnp.einsum('KQJ,JKH->KQH', weights.astype(v.dtype), values, preferred_element_type=jnp.float32)
+        return new_top, total * shrink + weights.sum(axis=-1), out * shrink[..., None] + more
+
+    zeros = jnp.zeros(q.shape[:2], jnp.float32)
+    top, total, out = lax.fori_loop(first, last, block, (zeros - EMPTY, zeros, jnp.zeros((*q.shape[:2], v.shape[-1]))))
+    safe = jnp.where(total > 0, total, 1.0)
+    return (out / safe[..., None]).astype(v.dtype), jnp.where(total > 0, top + jnp.log(safe), EMPTY)
+
+
+def _backward(scale, soft_cap, tile, saved, grad):
+    q, k, v, span, out, log_sum = saved
+    kv_heads = k.shape[2]
+    cut = lambda x: _cut(x, kv_heads, tile.queries)
+    # Each query's sum of weights * their gradients, which the softmax subtracts.
+    mean = jnp.sum(out.astype(jnp.float32) * grad.astype(jnp.float32), axis=-1, keepdims=True)
+    parts = (cut(q), *_chunk_spans(span, k.shape[1], tile), cut(grad), cut(mean)[..., 0], log_sum)
+
+    def row(parts, k, v):
+        chunk = lambda sums, part: _backward_chunk(sums, *part, k, v, scale, soft_cap, tile.keys)
+        zeros = (jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32))
+        (dk, dv), dq = lax.scan(chunk, zeros, parts)
+        return dq, dk.astype(k.dtype), dv.astype(v.dtype)
+
+    dq, dk, dv = _over_rows(row, tile)(parts, k, v)
+    return _join(dq, kv_heads, tile.queries, q.shape[1], q.shape[2]), dk, dv, None
+
+
+def _backward_chunk(sums, q, span, first, last, grad, mean, log_sum, k, v, scale, soft_cap, size):
+    def block(j, carry):
+        dq, dk, dv = carry
+        start, keys, values = _block(j, size, k, v)
+        scores, seen = _scores(q, keys, span, j * size, start, scale, soft_cap)
+        weights = jnp.where(seen, jnp.exp(scores - log_sum[..., None]), 0.0)
+        dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+        dscores = weights * (dot('KQH,JKH->KQJ', grad, values) - mean[..., None])
+        if soft_cap is not None:
+            dscores = dscores * (1 - jnp.square(scores / soft_cap))
+        dscores, weights = (dscores * scale).astype(q.dtype), weights.astype(grad.dtype)
+        dq = dq + dot('KQJ,JKH->KQH', dscores, keys)
+        dk = _add(dk, start, dot('KQJ,KQH->JKH', dscores, q))
+        return dq, dk, _add(dv, start, dot('KQJ,KQH->JKH', weights, grad))
+
+    dq, dk, dv = lax.fori_loop(first, last, block, (jnp.zeros(q.shape, jnp.float32), *sums))
+    return (dk, dv), dq.astype(q.dtype)
+
+
+_attention.defvjp(_forward, _backward)
+
+
+def _scores(q, keys, span, from_key, start, scale, soft_cap):
+    """Returns a block's scores [K, Q, J] and which of them count."""
+    scores = jnp.einsum('KQH,JKH->KQJ', q, keys, preferred_element_type=jnp.float32) * scale
+    if soft_cap is not None:
+        scores = soft_cap * jnp.tanh(scores / soft_cap)
+    places = start + jnp.arange(keys.shape[0])
+    # The last block starts early where it would stick out; what it shares with the one before is not counted again.
+    seen = (span[:, :1] <= places) & (places < span[:, 1:]) & (places >= from_key)
+    return scores, jnp.tile(seen, (q.shape[1] // span.shape[0], 1))
+
+
+def _block(j, size, k, v):
+    start = jnp.minimum(j * size, k.shape[0] - size)
+    return start, *(lax.dynamic_slice_in_dim(x, start, size) for x in (k, v))
+
+
+def _add(total, start, part):
+    old = lax.dynamic_slice_in_dim(total, start, part.shape[0])
+    return lax.dynamic_update_slice_in_dim(total, old + part, start, 0)
+
+
+def _cut(x: Float[Array, 'B L N H'], kv_heads: int, size: int) -> Float[Array, 'B chunks K Q H']:
+    b, length, n, h = x.shape
+    x = jnp.pad(x, ((0, 0), (0, -length % size), (0, 0), (0, 0)))
+    x = x.reshape(b, -1, size, kv_heads, n // kv_heads, h)
+    return x.transpose(0, 1, 3, 4, 2, 5).reshape(b, -1, kv_heads, n // kv_heads * size, h)
+
+
+def _join(
+    x: Float[Array, 'B chunks K Q H'], kv_heads: int, size: int, length: int, heads: int
+) -> Float[Array, 'B L N H']:
+    b, h = x.shape[0], x.shape[-1]
+    x = x.reshape(b, -1, kv_heads, heads // kv_heads, size, h).transpose(0, 1, 4, 2, 3, 5)
+    return x.reshape(b, -1, heads, h)[:, :length]
+
+
+def _chunk_spans(span: Int[Array, 'B L 2'], num_keys: int, tile: Tiles) -> tuple[Array, Array, Array]:
+    """Returns the spans of every chunk [B, chunks, C, 2], and the first and last + 1 block of keys that it sees."""
+    span = jnp.pad(span, ((0, 0), (0, -span.shape[1] % tile.queries), (0, 0)))
+    span = span.reshape(span.shape[0], -1, tile.queries, 2)
+    start, end = jnp.maximum(span[..., 0], 0), jnp.minimum(span[..., 1], num_keys)
+    axes = -1 if tile.by_row else (0, -1)
+    first = jnp.where(start < end, start, num_keys).min(axis=axes) // tile.keys
+    last = -(-jnp.where(start < end, end, 0).max(axis=axes) // tile.keys)
+    return span, first, last
+
+
+def _over_rows(row, tile):
+    if tile.by_row:
+        return lambda parts, k, v: lax.map(lambda args: row(*args), (parts, k, v))
+    # The bounds of the loops are the same for all rows and must stay unbatched: a batched loop runs on selects.
+    axes = lambda parts: tuple(None if i in (2, 3) else 0 for i in range(len(parts)))
+    return lambda parts, k, v: jax.vmap(row, in_axes=(axes(parts), 0, 0))(parts, k, v)
