@@ -162,8 +162,9 @@ def normalise(pixels: Array, mean: tuple[float, ...], std: tuple[float, ...]) ->
 def patches(pixels: Array, patch: int) -> Array:
     """Cuts [N, height, width, 3] into [N, P, patch * patch * 3]: raster order, each (row, column, channel)."""
     n, height, width, channels = pixels.shape
-    x = pixels.reshape(n, height // patch, patch, width // patch, patch, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, -1, patch * patch * channels)
+    rows, columns = height // patch, width // patch
+    x = sharding.reshape_rows(pixels, (n, rows, patch, columns, patch, channels)).transpose(0, 1, 3, 2, 4, 5)
+    return sharding.reshape_rows(x, (n, rows * columns, patch * patch * channels))
 
 
 def resize_positions(
