@@ -45,11 +45,11 @@ class Codec(abc.ABC):
         """Returns the box that numbers stand for, None for numbers that no box has."""
 
     @abc.abstractmethod
-    def _parts(self) -> list[str | tuple[str, int, str]]:
+    def parts(self) -> list[str | tuple[str, int, str]]:
         """Returns how one box is written: literal strings, and (before, index of the number, after) for numbers."""
 
     @abc.abstractmethod
-    def _spell(self, number: int) -> str:
+    def spell(self, number: int) -> str:
         """Writes one number."""
 
     @abc.abstractmethod
@@ -57,7 +57,7 @@ class Codec(abc.ABC):
         """Returns how many different numbers can be written."""
 
     @abc.abstractmethod
-    def _range(self, index: int, known: dict[int, int]) -> Sequence[int]:
+    def choices(self, index: int, known: dict[int, int]) -> Sequence[int]:
         """Returns the values that number `index` may take in a valid box, given those before it."""
 
     @property
@@ -85,7 +85,7 @@ class Codec(abc.ABC):
     def special_tokens(self) -> tuple[str, ...]:
         """Returns the special tokens that this dialect writes, in the order in which they grow a vocabulary."""
         names = [*specials_in(self.region, self.opening)]
-        for part in self._parts():
+        for part in self.parts():
             if isinstance(part, str):
                 names += specials_in(part)
             elif SPECIAL.fullmatch(part[0] + '0' + part[2]):
@@ -109,7 +109,7 @@ class Codec(abc.ABC):
         That is characters, special tokens as a whole, and '' where the box may end. Unlike
         `pattern` it knows that x0 < x1 and y0 < y1. The set is empty where no valid box begins like that.
         """
-        parts = [self.opening, *self._parts(), self.closing]
+        parts = [self.opening, *self.parts(), self.closing]
         return self._follow([p for p in parts if p], prefix, {})
 
     def _follow(self, parts: list, rest: str, known: dict[int, int]) -> set[str]:
@@ -120,7 +120,7 @@ class Codec(abc.ABC):
             options = [(part, known)]
         else:
             spelled, index = self._spelled, part[1]
-            options = ((part[0] + spelled[n] + part[2], known | {index: n}) for n in self._range(index, known))
+            options = ((part[0] + spelled[n] + part[2], known | {index: n}) for n in self.choices(index, known))
         found = set()
         for text, now in options:
             if rest and rest.startswith(text):
@@ -131,16 +131,16 @@ class Codec(abc.ABC):
 
     @functools.cached_property
     def _spelled(self) -> list[str]:
-        return [self._spell(n) for n in range(self._count())]
+        return [self.spell(n) for n in range(self._count())]
 
     def _write(self, numbers: tuple[int, ...]) -> str:
-        return ''.join(p if isinstance(p, str) else p[0] + self._spell(numbers[p[1]]) + p[2] for p in self._parts())
+        return ''.join(p if isinstance(p, str) else p[0] + self.spell(numbers[p[1]]) + p[2] for p in self.parts())
 
     def _box_pattern(self, grouped: bool = False) -> str:
         number = lambda i: f'(?P<n{i}>{self.number_pattern})' if grouped else self.number_pattern
         return ''.join(
             re.escape(p) if isinstance(p, str) else re.escape(p[0]) + number(p[1]) + re.escape(p[2])
-            for p in self._parts()
+            for p in self.parts()
         )
 
 
@@ -196,20 +196,20 @@ class Numbers(Codec):
         steps = self._steps(size) * 2
         return tuple(min((n + half) / s, 1.0) for n, s in zip(numbers, steps, strict=True))
 
-    def _parts(self) -> list[str | tuple[str, int, str]]:
+    def parts(self) -> list[str | tuple[str, int, str]]:
         parts = []
         for text in re.split(r'(<[^<>{}]*\{[xy][01]\}[^<>{}]*>|\{[xy][01]\})', self.box):
             slot = re.search(r'\{[xy][01]\}', text)
             parts.append((text[: slot.start()], SLOTS[slot[0]], text[slot.end() :]) if slot else text)
         return [part for part in parts if part]
 
-    def _spell(self, number: int) -> str:
+    def spell(self, number: int) -> str:
         return f'{number / self.steps:.{self.decimals}f}' if self.decimals else f'{number:0{self.digits}d}'
 
     def _count(self) -> int:
         return self.last + 1
 
-    def _range(self, index: int, known: dict[int, int]) -> Sequence[int]:
+    def choices(self, index: int, known: dict[int, int]) -> Sequence[int]:
         # Every dialect writes the near edge before the far one; it leaves room for it.
         return range(self.last) if index < 2 else range(known[index - 2] + 1, self.last + 1)
 
@@ -260,17 +260,17 @@ class Cells(Codec):
         near, far = (0.0, 1.0) if x0 == x1 or y0 == y1 else (0.5, 0.5)
         return tuple(v / self.side for v in (x0 + near, y0 + near, x1 + far, y1 + far))
 
-    def _parts(self) -> list[str | tuple[str, int, str]]:
+    def parts(self) -> list[str | tuple[str, int, str]]:
         before, after = self.cell.split('{}')
         return [(before, 0, after), (before, 1, after)]
 
-    def _spell(self, number: int) -> str:
+    def spell(self, number: int) -> str:
         return f'{number:0{self.digits}d}'
 
     def _count(self) -> int:
         return self.side**2
 
-    def _range(self, index: int, known: dict[int, int]) -> Sequence[int]:
+    def choices(self, index: int, known: dict[int, int]) -> Sequence[int]:
         if index == 0:
             return range(self.side**2)
         y0, x0 = divmod(known[0], self.side)

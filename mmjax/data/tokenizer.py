@@ -14,6 +14,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import sentencepiece
 import tokenizers
 
@@ -80,7 +81,7 @@ class Tokenizer(abc.ABC):
                 first = False
         return ids
 
-    def decode(self, ids: Sequence[int], special: bool = True) -> str:
+    def decode(self, ids: Sequence[int] | np.ndarray, special: bool = True) -> str:
         """Returns the text of `ids`; `special`: whether the names of special tokens are written."""
         text, run, first = [], [], True
         for index in [*map(int, ids), None]:
@@ -102,6 +103,10 @@ class Tokenizer(abc.ABC):
             raise ValueError(self.missing([token]))
         return found
 
+    def knows(self, token: str) -> bool:
+        """Says whether there is an id for a token."""
+        return token in self.special or self._find(token) is not None
+
     def missing(self, tokens: Sequence[str]) -> str:
         """Returns what to tell a user whose vocabulary lacks `tokens`."""
         return (
@@ -109,6 +114,11 @@ class Tokenizer(abc.ABC):
             f'add special={(*tokens,)!r} to its Config, which grows the vocabulary by {len(tokens)} to '
             f'{self.size + len(tokens)} (the decoder must be built as wide)'
         )
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of the special tokens."""
+        return frozenset(self._names)
 
     @functools.cached_property
     def spelling(self) -> list[bytes | None]:

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layout: documents become integers. Only here are special tokens, prompt formats, coordinates and masks known.
+
+How many tokens a picture takes the model says (MediaSpec). A document that is longer than a row, or that has more media
+than one holds, is
+
+    split      cut between two tokens of words, never inside a picture or a region; the parts repeat nothing
+    truncate   left without its last pieces
+    drop       left out
+
+and whatever is left out is counted by reason. Documents of which nothing is learnt are left out too.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from mmjax.batch import MediaSpec
+from mmjax.data import masks
+from mmjax.data.coordinates import Cells, Numbers
+from mmjax.data.images import Fit
+from mmjax.data.laid import Laid, Shape
+from mmjax.data.sources.problems import Problems
+from mmjax.data.templates import ImageFormat, TextFormat
+from mmjax.data.tokenizer import Bytes, HuggingFace, SentencePiece
+from mmjax.data.writing import STATE, Unit, Writer
+from mmjax.document import BadDocument, Document, Image, Video
+
+OVERLONG = ('split', 'truncate', 'drop')
+
+
+class Layout:
+    """Lays out documents for one model. Any number of threads may use it."""
+
+    @dataclasses.dataclass(kw_only=True)
+    class Config:
+        """How documents become tokens and how much a row holds."""
+
+        tokenizer: Bytes.Config | HuggingFace.Config | SentencePiece.Config = dataclasses.field(
+            default_factory=Bytes.Config
+        )
+        max_tokens: int = 1024  # L, tokens a row
+        max_media: int = 8  # M, pictures and videos a row
+        max_states: int = 0  # S, state vectors a row
+        image: ImageFormat = dataclasses.field(default_factory=ImageFormat)
+        text: TextFormat = dataclasses.field(default_factory=TextFormat)
+        coordinates: Numbers | Cells | None = None  # None: regions are their words alone
+        state: str = '<state>'  # the special token where a state stands
+        fit: str = 'squash'  # squash, pad, crop, inside
+        fill: tuple[int, int, int] = (122, 116, 104)  # colour of what a picture does not cover
+        sees: str = 'last'  # cross-attention: text looks at the last picture, at all so far, or at the next
+        two_way_prompt: bool = False  # what stands before the first learnt token sees itself both ways
+        overlong: str = 'split'  # split, truncate, drop
+
+        def special_tokens(self) -> tuple[str, ...]:
+            """Returns the special tokens that this layout writes; the tokenizer must have them."""
+            codec = self.coordinates.special_tokens() if self.coordinates else ()
+            state = (self.state,) if self.max_states else ()
+            return tuple(dict.fromkeys(self.image.special_tokens() + self.text.special_tokens() + codec + state))
+
+        def build(self, spec: MediaSpec) -> 'Layout':
+            """Checks the numbers against the model's and returns the layout."""
+            return Layout(self, spec)
+
+    def __init__(self, c: Config, spec: MediaSpec):
+        for name, value, known in (('sees', c.sees, masks.POLICIES), ('overlong', c.overlong, OVERLONG)):
+            if value not in known:
+                raise ValueError(f'layout.{name} is {value!r}, known are {", ".join(known)}')
+        self.config, self.spec, self.tokenizer = c, spec, c.tokenizer.build()
+        self.shape = Shape(c.max_tokens, c.max_media if spec.tokens else 0, c.max_states)
+        self.pad = 0  # padding sees nothing and nobody sees it: any id will do
+        self.problems = Problems()  # what was left out of documents that were kept
+        self.fit = None
+        if spec.tokens:
+            fit = Fit.Config(height=spec.height, width=spec.width, mode=c.fit, fill=c.fill, patch=spec.patch)
+            self.fit = fit.build()
+        self._check()
+        self._writer = Writer(self.tokenizer, c.image, c.text, c.coordinates, spec, self.fit, c.state)
+
+    def __call__(self, document: Document) -> list[Laid]:
+        """Returns the laid-out document, in parts if it was split; raises BadDocument when nothing is left."""
+        laid = [self._laid(document, part) for part in self._parts(document)]
+        kept = [part for part in laid if part.weight.any()]
+        if not kept:
+            raise BadDocument(document.key, 'nothing to learn', 'no token of it has a loss weight')
+        if len(kept) < len(laid):
+            self.problems.add('part with nothing to learn', document.key, len(laid) - len(kept))
+        return kept
+
+    def prompt(self, document: Document) -> Laid:
+        """Returns a question and, behind it, the opening of the answer; raises BadDocument if it is too long."""
+        units = self._writer.write(document, closed=False, ask=True)
+        if not self._fits(units):
+            raise self._too_long(document, units)
+        return self._laid(document, units)
+
+    def decode(self, piece: Image | Video) -> np.ndarray:
+        """Returns the fitted frames, uint8 [frames, height, width, 3]; of a longer video evenly spaced ones."""
+        frames = (piece,) if isinstance(piece, Image) else piece.frames
+        if len(frames) > self.spec.frames:
+            frames = [frames[i] for i in np.linspace(0, len(frames) - 1, self.spec.frames).round().astype(int)]
+        return np.stack([self.fit.read(frame) for frame in frames])
+
+    def _fits(self, units: list[Unit]) -> bool:
+        return all(n <= most for n, most in zip(_need(units), self.shape, strict=True))
+
+    def _too_long(self, document: Document, units: list[Unit]) -> BadDocument:
+        return BadDocument(document.key, 'too long', f'needs {_need(units)}, a row holds {self.shape}')
+
+    def _parts(self, document: Document) -> list[list[Unit]]:
+        """Returns the units of each part of a document that fits a row."""
+        units = self._writer.write(document)
+        if self._fits(units):
+            return [units]
+        if self.config.overlong == 'drop':
+            raise self._too_long(document, units)
+        if self.config.overlong == 'truncate':
+            return [self._truncated(document)]
+        self.problems.add('too long, split', document.key)
+        return self._split(document, units)
+
+    def _split(self, document: Document, units: list[Unit]) -> list[list[Unit]]:
+        """Cuts units into parts that fit, each filled before the next begins."""
+        parts: list[list[Unit]] = [[]]
+        for unit in units:
+            if unit.whole and not self._fits([unit]):
+                self.problems.add('too long, a piece left out', document.key)
+                continue
+            done = 0
+            while done < len(unit.tokens):
+                room = self.shape.tokens - _need(parts[-1]).tokens
+                part = unit if unit.whole else unit.cut(done, done + room)
+                if room and self._fits([*parts[-1], part]):
+                    parts[-1].append(part)
+                    done += len(part.tokens)
+                else:
+                    parts.append([])
+        return [part for part in parts if part]
+
+    def _truncated(self, document: Document) -> list[Unit]:
+        """Leaves out as few of the last pieces as possible; the end is not written, since the document goes on."""
+        write = lambda count: self._writer.write(
+            dataclasses.replace(document, pieces=document.pieces[:count]), closed=False
+        )
+        few, many = 0, len(document.pieces)  # `few` pieces fit, `many` do not
+        while many - few > 1:
+            middle = (few + many) // 2
+            few, many = (middle, many) if self._fits(write(middle)) else (few, middle)
+        if not few:
+            raise self._too_long(document, write(1))
+        self.problems.add('too long, pieces left out', document.key, len(document.pieces) - few)
+        return write(few)
+
+    def _laid(self, document: Document, units: list[Unit]) -> Laid:
+        join = lambda arrays, dtype: np.concatenate([np.zeros(0, dtype), *arrays]).astype(dtype)
+        own = join([unit.weight for unit in units], np.float32)
+        slots, places, media, states, start = [], [], [], [], 0
+        for unit in units:
+            slot = unit.slot
+            if unit.medium is not None:
+                slot = np.where(slot >= 0, slot + len(media) * self.spec.tokens, -1)
+                places.append((start + unit.body[0], start + unit.body[1]))
+                media.append(unit)
+            elif unit.state is not None:
+                slot = np.full(1, STATE - len(states), np.int32)
+                states.append(unit.state)
+            slots.append(slot)
+            start += len(unit.tokens)
+        places = np.array(places, np.int32).reshape(-1, 2)
+        weight = np.append(own[1:], np.float32(0))[:start]
+        return Laid(
+            key=document.key,
+            tokens=join([unit.tokens for unit in units], np.int32),
+            weight=weight,
+            span=self._span(weight, places),
+            position=self._position(start, places),
+            slot=join(slots, np.int32),
+            media_span=self._media_span(start, places, np.array([unit.count for unit in media], np.int32)),
+            media=[unit.medium for unit in media],
+            media_size=np.array([unit.size for unit in media], np.int32).reshape(-1, 3),
+            states=states,
+        )
+
+    def _span(self, weight: np.ndarray, places: np.ndarray) -> np.ndarray:
+        span = masks.causal(len(weight))
+        if self.config.image.two_way:
+            span = masks.two_way(span, places)
+        if self.config.two_way_prompt:
+            # weight[l] is that of token l + 1. Where nothing is learnt, a question alone, all of it is prompt.
+            learnt = np.flatnonzero(weight)
+            span = masks.two_way_prompt(span, int(learnt[0]) + 1 if len(learnt) else len(weight))
+        return span
+
+    def _position(self, length: int, places: np.ndarray) -> np.ndarray:
+        step = np.ones(length, np.int32)
+        step[:1] = 0
+        if self.config.image.one_position:
+            for start, end in places:
+                step[start + 1 : end] = 0
+        return np.cumsum(step, dtype=np.int32)
+
+    def _media_span(self, length: int, places: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        looked_at = places[:0, 0] if self.spec.in_sequence else places[:, 0]
+        return masks.media(length, looked_at, counts, self.spec.tokens, self.config.sees)
+
+    def _check(self) -> None:
+        """Refuses what cannot work with this model or this tokenizer."""
+        c, spec = self.config, self.spec
+        needed = [t for t in c.special_tokens() if spec.tokens or t not in c.image.special_tokens()]
+        if missing := [t for t in needed if not self.tokenizer.knows(t)]:
+            raise ValueError(f'layout writes special tokens that are not there: {self.tokenizer.missing(missing)}')
+        if not spec.in_sequence and (c.image.two_way or c.image.one_position or c.image.row_end):
+            raise ValueError(
+                'layout.image sets two_way, one_position or row_end, but this model looks at pictures through '
+                'cross-attention: they have no places in the sequence; leave them unset'
+            )
+        if not spec.in_sequence and spec.varying and c.sees == 'all':
+            raise ValueError(
+                "layout.sees='all' needs pictures of one size: those of this model vary, and an interval over several "
+                "would hold their padding; use 'last' or 'next'"
+            )
+        if c.max_states and not spec.state_width:
+            raise ValueError(
+                f'layout.max_states is {c.max_states}, but the model reads no states; set Vlm.Config.state'
+            )
+        if not spec.tokens or not c.max_media:
+            return
+        rows, columns = spec.grid(spec.frames, spec.height // spec.patch, spec.width // spec.patch)
+        ends = len(self.tokenizer.encode(c.image.row_end)) * rows
+        around = len(self.tokenizer.encode(c.image.before + c.image.after))
+        longest = (rows * columns + ends if spec.in_sequence else 1) + around
+        if longest > c.max_tokens:
+            raise ValueError(
+                f'a picture takes up to {longest} tokens ({rows} x {columns}, {ends} at the ends of rows, {around} '
+                f'around), a row holds {c.max_tokens}; raise layout.max_tokens or give the model a smaller connector'
+            )
+
+
+def _need(units: list[Unit]) -> Shape:
+    """Returns how much of a row units take."""
+    media = sum(unit.medium is not None for unit in units)
+    states = sum(unit.state is not None for unit in units)
+    return Shape(sum(len(unit.tokens) for unit in units), media, states)

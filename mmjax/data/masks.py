@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masks: which keys each token of one document sees, as intervals start <= j < end.
+
+Everything is relative to the document; packing adds its place in the row. In the drawings a row is a token that looks,
+a column a key, 1 what is seen; `t` is text and `i` a place of a picture.
+"""
+
+import numpy as np
+
+POLICIES = ('last', 'all', 'next')
+
+
+def causal(length: int) -> np.ndarray:
+    """Returns the span [length, 2] of text: a token sees itself and all before it.
+
+      t i i t
+    t 1 . . .   (0, 1)
+    i 1 1 . .   (0, 2)
+    i 1 1 1 .   (0, 3)
+    t 1 1 1 1   (0, 4)
+    """
+    return np.stack([np.zeros(length, np.int32), np.arange(1, length + 1, dtype=np.int32)], axis=-1)
+
+
+def two_way(span: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """Returns the span where the places [start, end) of each picture see the whole of it, later pictures never.
+
+      t i i t i i
+    t 1 . . . . .   (0, 1)
+    i 1 1 1 . . .   (0, 3)
+    i 1 1 1 . . .   (0, 3)
+    t 1 1 1 1 . .   (0, 4)
+    i 1 1 1 1 1 1   (0, 6)
+    i 1 1 1 1 1 1   (0, 6)
+    """
+    span = span.copy()
+    for start, end in pictures:
+        span[start:end, 1] = np.maximum(span[start:end, 1], end)
+    return span
+
+
+def two_way_prompt(span: np.ndarray, end: int) -> np.ndarray:
+    """Returns the span where the first `end` tokens, those before the first learnt one, see each other (end = 3).
+
+      i t t t t
+    i 1 1 1 . .   (0, 3)
+    t 1 1 1 . .   (0, 3)
+    t 1 1 1 . .   (0, 3)
+    t 1 1 1 1 .   (0, 4)
+    t 1 1 1 1 1   (0, 5)
+    """
+    span = span.copy()
+    span[:end, 1] = np.maximum(span[:end, 1], end)
+    return span
+
+
+def media(length: int, places: np.ndarray, counts: np.ndarray, per_medium: int, sees: str) -> np.ndarray:
+    """Returns the media tokens [length, 2] that each token looks at through cross-attention.
+
+    Medium m stands at places[m] and has media tokens m * per_medium .. + counts[m]. The <image> token itself is already
+    inside its picture. With two pictures of two tokens each:
+
+                last        all         next
+                a a b b     a a b b     a a b b
+      t         . . . .     . . . .     1 1 . .
+      <image>   1 1 . .     1 1 . .     1 1 . .
+      t         1 1 . .     1 1 . .     . . 1 1
+      <image>   . . 1 1     1 1 1 1     . . 1 1
+      t         . . 1 1     1 1 1 1     . . . .
+    """
+    if sees not in POLICIES:
+        raise ValueError(f'layout.sees is {sees!r}, known are {", ".join(POLICIES)}')
+    here = np.arange(length)
+    index = np.searchsorted(places, here, side='left' if sees == 'next' else 'right') - (sees != 'next')
+    exists = (index >= 0) & (index < len(places))
+    index = np.where(exists, index, 0)
+    if not len(places):
+        return np.zeros((length, 2), np.int32)
+    start = np.zeros_like(index) if sees == 'all' else index * per_medium
+    end = index * per_medium + counts[index]
+    return np.where(exists[:, None], np.stack([start, end], axis=-1), 0).astype(np.int32)

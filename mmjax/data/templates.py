@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompt formats as data: what stands around pictures, words and turns of a chat, for each published format.
+
+Names in angle brackets or bars are special tokens (`tokenizer.SPECIAL`); all else is ordinary text. A document of two
+turns, whose pieces carry roles, is written
+
+    start system | user.before  picture, words  user.after | assistant.before  lead, words, after | end
+    read  read     read         read            read         read              learnt               learnt
+
+and one without roles as its pieces stand, between start and end. Each function returns new objects, so that an override
+of one config changes no other.
+"""
+
+import dataclasses
+
+from mmjax.data.tokenizer import specials_in
+
+
+@dataclasses.dataclass(kw_only=True)
+class ImageFormat:
+    """What stands around a picture, and how its tokens see each other.
+
+    before, then a placeholder for each media token with row_end behind each row of them, then after. A picture that
+    text looks at through cross-attention is a single placeholder. `{n}` in `before` is the picture's number from 1.
+    """
+
+    placeholder: str = '<image>'
+    before: str = ''
+    after: str = ''
+    row_end: str = ''
+    two_way: bool = False  # the tokens of one picture see each other
+    one_position: bool = False  # and have one position together
+
+    def special_tokens(self) -> tuple[str, ...]:
+        """Returns the special tokens that this format writes."""
+        return specials_in(self.placeholder, self.before, self.row_end, self.after)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Turn:
+    """What stands around the words of one role; `weight` multiplies the loss weights of its pieces."""
+
+    before: str = ''  # read only
+    lead: str = ''  # written with the words, and learnt with them
+    after: str = ''  # learnt with the words
+    weight: float = 0.0
+
+
+@dataclasses.dataclass(kw_only=True)
+class TextFormat:
+    """What stands at the ends of a document, behind a picture's words, and around turns."""
+
+    start: str = ''
+    end: str = ''
+    chunk_end: str = ''  # closes a picture and the words that follow it
+    system: str = ''  # opens a chat that has no system turn of its own
+    system_turn: Turn = dataclasses.field(default_factory=Turn)
+    user: Turn = dataclasses.field(default_factory=Turn)
+    assistant: Turn = dataclasses.field(default_factory=lambda: Turn(weight=1.0))
+
+    def turn(self, role: str) -> Turn | None:
+        """Returns the strings of a role, None for one that does not exist."""
+        return {'system': self.system_turn, 'user': self.user, 'assistant': self.assistant}.get(role)
+
+    def special_tokens(self) -> tuple[str, ...]:
+        """Returns the special tokens that this format writes."""
+        turns = [text for t in (self.system_turn, self.user, self.assistant) for text in (t.before, t.lead, t.after)]
+        return specials_in(self.start, self.system, *turns, self.chunk_end, self.end)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Format:
+    """A prompt format: give its two parts to Layout.Config."""
+
+    image: ImageFormat = dataclasses.field(default_factory=ImageFormat)
+    text: TextFormat = dataclasses.field(default_factory=TextFormat)
+
+    def special_tokens(self) -> tuple[str, ...]:
+        """Returns the special tokens that a tokenizer must have."""
+        return tuple(dict.fromkeys(self.image.special_tokens() + self.text.special_tokens()))
+
+
+def plain() -> Format:
+    """[picture] words </s>: nothing but an end."""
+    return Format(text=TextFormat(end='</s>'))
+
+
+def flamingo(end: str = '</s>') -> Format:
+    """<image>words<|endofchunk|><image>words<|endofchunk|></s>: each picture and its words are a chunk."""
+    return Format(text=TextFormat(chunk_end='<|endofchunk|>', end=end))
+
+
+def kosmos() -> Format:
+    """<s><image> [picture] </image>words</s>, as KOSMOS-1 and 2 write documents."""
+    # The places of the picture hold the id of <image> once more: their embedding is never looked at.
+    return Format(image=ImageFormat(before='<image>', after='</image>'), text=TextFormat(start='<s>', end='</s>'))
+
+
+def vicuna() -> Format:
+    """<s>system USER: [picture]\\nwords ASSISTANT: words</s>USER: ..., as LLaVA-1.5 trains."""
+    system = (
+        'A chat between a curious user and an artificial intelligence assistant. '
+        "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+    )
+    return Format(
+        text=TextFormat(
+            start='<s>',
+            system=system,
+            system_turn=Turn(after=' '),
+            user=Turn(before='USER: ', after=' '),
+            assistant=Turn(before='ASSISTANT:', lead=' ', after='</s>', weight=1.0),
+        )
+    )
+
+
+def shikra() -> Format:
+    """Vicuna's turns, pictures between <im_start> and <im_end>."""
+    image = ImageFormat(placeholder='<im_patch>', before='<im_start>', after='<im_end>')
+    return Format(image=image, text=vicuna().text)
+
+
+def fuyu() -> Format:
+    """[picture, |NEWLINE| behind each row] <s>question<0x04> answer|ENDOFTEXT|."""
+    image = ImageFormat(placeholder='|SPEAKER|', row_end='|NEWLINE|', after='<s>')
+    answer = Turn(before='<0x04>', lead=' ', after='|ENDOFTEXT|', weight=1.0)
+    return Format(image=image, text=TextFormat(assistant=answer))
+
+
+def chatml(system: str = 'You are a helpful assistant.') -> Format:
+    """<|im_start|>user\\nPicture 1: <img> [picture] </img>\\nwords<|im_end|>\\n..., as Qwen-VL writes."""
+    turn = lambda role, weight: Turn(before=f'<|im_start|>{role}\n', after='<|im_end|>\n', weight=weight)
+    return Format(
+        image=ImageFormat(placeholder='<imgpad>', before='Picture {n}: <img>', after='</img>\n'),
+        text=TextFormat(
+            system=f'<|im_start|>system\n{system}<|im_end|>\n',
+            system_turn=turn('system', 0.0),
+            user=turn('user', 0.0),
+            assistant=turn('assistant', 1.0),
+        ),
+    )

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a document as tokens: formats, turns, words, regions and places of media become units in order.
+
+A unit is a run of words, which may be cut between any two tokens, or a whole: a picture with its signs, a region with
+its coordinates, a state. Words are tokenised run by run. A run is the words of one piece with the format's strings of
+equal weight around them, so that the tokens of a prompt do not depend on the answer behind it.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from mmjax.batch import MediaSpec
+from mmjax.data import images
+from mmjax.data.coordinates import Codec
+from mmjax.data.images import Fit
+from mmjax.data.templates import ImageFormat, TextFormat
+from mmjax.data.tokenizer import SPECIAL, Tokenizer
+from mmjax.document import BadDocument, Document, Generate, Image, Piece, Region, State, Text, Video
+
+STATE = -2  # in the slots of a unit
+
+
+@dataclasses.dataclass
+class Unit:
+    """Tokens with the weight of predicting each; slot is p for media token p, STATE for a state, else -1."""
+
+    tokens: np.ndarray
+    weight: np.ndarray
+    slot: np.ndarray
+    whole: bool = False
+    body: tuple[int, int] = (0, 0)  # where a medium's places are
+    medium: Image | Video | None = None
+    size: tuple[int, int, int] = (0, 0, 0)
+    count: int = 0
+    state: np.ndarray | None = None
+
+    @staticmethod
+    def of(ids: list[int] | np.ndarray, weight: float, **fields) -> 'Unit':
+        """Returns a unit whose tokens all weigh the same and are no media."""
+        tokens = np.asarray(ids, np.int32)
+        return Unit(tokens, np.full(len(tokens), weight, np.float32), np.full(len(tokens), -1, np.int32), **fields)
+
+    def cut(self, start: int, end: int) -> 'Unit':
+        """Returns some of the tokens of a run of words."""
+        return Unit(self.tokens[start:end], self.weight[start:end], self.slot[start:end])
+
+
+class Page:
+    """Units in the making. Words of equal weight join while at least one side is the format's own."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer, self.units = tokenizer, []
+        self._first, self._text, self._weight, self._glue = True, '', 0.0, False
+
+    def words(self, text: str, weight: float, glue: bool = False) -> None:
+        """Writes words, never special tokens; `glue`: they are the format's, not a piece's."""
+        if not text:
+            return
+        if self._text and (weight != self._weight or not (glue or self._glue)):
+            self.flush()
+        self._text, self._weight, self._glue = self._text + text, weight, glue
+
+    def format(self, text: str, weight: float) -> None:
+        """Writes a format string, in which names of special tokens are their ids."""
+        place = 0
+        for name in SPECIAL.finditer(text):
+            self.words(text[place : name.start()], weight, glue=True)
+            self.add(Unit.of([self.tokenizer.id(name[0])], weight))
+            place = name.end()
+        self.words(text[place:], weight, glue=True)
+
+    def add(self, unit: Unit) -> None:
+        """Writes a unit behind all words so far."""
+        self.flush()
+        self.units.append(unit)
+        # Words behind <s> still begin the text; behind a picture only in tokenizers that say so.
+        self._first = self.tokenizer.prefix_every or (self._first and unit.medium is None)
+
+    def flush(self) -> None:
+        """Tokenises the words that wait."""
+        if self._text:
+            ids = self.tokenizer.encode(self._text, special=False, first=self._first)
+            self.units.append(Unit.of(ids, self._weight))
+            self._text, self._first = '', False
+
+    def whole_since(self, count: int) -> None:
+        """Joins all units from number `count` on into one that is never cut."""
+        self.flush()
+        parts = self.units[count:]
+        if parts:
+            join = lambda name: np.concatenate([getattr(unit, name) for unit in parts])
+            self.units[count:] = [Unit(join('tokens'), join('weight'), join('slot'), whole=True)]
+
+
+@dataclasses.dataclass
+class Writer:
+    """Knows the formats, the model's media and the tokenizer; writes documents."""
+
+    tokenizer: Tokenizer
+    image: ImageFormat
+    text: TextFormat
+    coordinates: Codec | None
+    spec: MediaSpec
+    fit: Fit | None
+    state: str
+
+    def write(self, document: Document, closed: bool = True, ask: bool = False) -> list[Unit]:
+        """Returns the units of a document; raises BadDocument.
+
+        `closed`: the last turn, the chunk and the document end. `ask`: the assistant's turn begins and is left open.
+        """
+        page, roles = Page(self.tokenizer), self._roles(document)
+        page.format(self.text.start, 0.0)
+        if roles and roles[0] != 'system':
+            page.format(self.text.system, 0.0)
+        turn, role, learnt, pictures = None, None, 0.0, 0
+        sizes = _Sizes(document, self.fit)
+        for i, piece in enumerate(document.pieces):
+            spoken = isinstance(piece, Text | Region)
+            if roles and roles[i] != role:
+                if turn:
+                    page.format(turn.after, learnt)
+                role, turn = roles[i], self.text.turn(roles[i])
+                page.format(turn.before, 0.0)
+                if spoken:
+                    page.format(turn.lead, piece.weight * turn.weight)
+            weight = piece.weight * (turn.weight if turn else 1.0)
+            if isinstance(piece, Image | Video):
+                if pictures:
+                    page.format(self.text.chunk_end, learnt)
+                pictures, learnt = pictures + 1, 0.0
+            self._piece(page, document, piece, weight, pictures, sizes)
+            learnt = weight if spoken else learnt
+        if closed or ask:
+            page.format(turn.after if turn else '', learnt)
+        if ask:
+            # Roles that go beyond the pieces name who speaks next.
+            following = roles[len(document.pieces) :] or ['assistant'] if roles else []
+            page.format(self.text.turn(following[0]).before if following and following[0] != role else '', 0.0)
+        elif closed:
+            page.format(self.text.chunk_end if pictures else '', learnt)
+            page.format(self.text.end, learnt)
+        page.flush()
+        return page.units
+
+    def _roles(self, document: Document) -> list[str]:
+        roles = list(document.meta.get('roles') or [])
+        if roles and len(roles) < len(document.pieces):
+            raise BadDocument(document.key, 'roles missing', f'{len(roles)} roles for {len(document.pieces)} pieces')
+        for role in roles:
+            if self.text.turn(role) is None:
+                raise BadDocument(document.key, 'unknown role', f'{role!r}, known are user, assistant and system')
+        return roles
+
+    def _piece(self, page: Page, document: Document, piece: Piece, weight: float, number: int, sizes: '_Sizes') -> None:
+        match piece:
+            case Text():
+                page.words(piece.text, weight)
+            case Region():
+                self._region(page, piece, weight, sizes)
+            case Image():
+                self._medium(page, document, piece, weight, number)
+            case Video() if self.spec.frames > 1:
+                self._medium(page, document, piece, weight, number)
+            case Video():
+                for frame in piece.frames:
+                    self._medium(page, document, frame, weight, number)
+            case State():
+                self._state(page, document, piece)
+            case Generate():
+                raise BadDocument(document.key, 'a picture to draw', 'this layout writes text only')
+
+    def _region(self, page: Page, region: Region, weight: float, sizes: '_Sizes') -> None:
+        """Writes words and coordinates; boxes of which nothing shows in the fitted picture are left out."""
+        boxes = [box for box in (sizes.fitted(region, box) for box in region.boxes) if box is not None]
+        if self.coordinates is None or not boxes:
+            page.words(region.text, weight)
+            return
+        page.flush()
+        begin = len(page.units)
+        shape = self.coordinates.region if region.text else '{boxes}'
+        before, words, after = shape.partition('{words}')
+        text = self.coordinates.encode(boxes, (self.spec.width, self.spec.height))
+        page.format(before.replace('{boxes}', text), weight)
+        page.words(region.text if words else '', weight)
+        page.format(after.replace('{boxes}', text), weight)
+        page.whole_since(begin)
+
+    def _medium(self, page: Page, document: Document, medium: Image | Video, weight: float, number: int) -> None:
+        """Writes the places of a picture: before, rows of placeholders each closed by row_end, after."""
+        spec, f = self.spec, self.image
+        if not spec.tokens:
+            raise BadDocument(document.key, 'picture', 'the model reads none')
+        frames = min(len(medium.frames), spec.frames) if isinstance(medium, Video) else 1
+        first = medium.frames[0] if isinstance(medium, Video) else medium
+        patches = self.fit.grid(images.size(first) if spec.varying else (spec.width, spec.height))
+        rows, columns = spec.grid(frames, *patches)
+        if rows * columns > spec.tokens:
+            raise ValueError(
+                f'document {document.key!r}: a picture of {frames} x {patches} patches gives {rows} x {columns} '
+                f'tokens, the model says at most {spec.tokens}; its MediaSpec contradicts itself'
+            )
+        ids = lambda text: self.tokenizer.encode(text, first=False)
+        before, after = ids(f.before.replace('{n}', str(number))), ids(f.after)
+        places, slot = self.tokenizer.id(f.placeholder), np.zeros(1, np.int32)
+        body = np.full(1, places, np.int32)
+        if spec.in_sequence:
+            row_end = np.asarray(ids(f.row_end), np.int32)
+            slot = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
+            slot = np.concatenate([slot, np.full((rows, len(row_end)), -1, np.int32)], axis=1).ravel()
+            body = np.where(slot >= 0, places, np.tile(np.concatenate([np.full(columns, places), row_end]), rows))
+        unit = Unit.of(np.concatenate([before, body, after]), 0.0, whole=True, medium=medium)
+        # That a picture comes may be learnt, from its first sign; what its places hold cannot be.
+        unit.weight[: max(len(before), 1)] = weight
+        unit.body = (len(before), len(before) + len(body))
+        unit.size, unit.count = (frames, *patches), rows * columns
+        if spec.in_sequence:
+            unit.slot[slice(*unit.body)] = slot
+        page.add(unit)
+
+    def _state(self, page: Page, document: Document, piece: State) -> None:
+        if len(piece.vector) != self.spec.state_width:
+            detail = f'{len(piece.vector)} numbers, the model reads {self.spec.state_width}'
+            raise BadDocument(document.key, 'state of another width', detail)
+        unit = Unit.of([self.tokenizer.id(self.state)], 0.0, whole=True, state=np.asarray(piece.vector, np.float32))
+        unit.slot[:] = STATE
+        page.add(unit)
+
+
+class _Sizes:
+    """Brings the boxes of a document to its fitted pictures, whose sizes it reads once and only if they matter."""
+
+    def __init__(self, document: Document, fit: Fit | None):
+        self.pictures = [p for p in document.pieces if isinstance(p, Image | Video)]
+        self.key, self.fit, self.before = document.key, fit, {}
+        count = 0
+        for piece in document.pieces:
+            count += isinstance(piece, Image | Video)
+            self.before[id(piece)] = count
+
+    def fitted(self, region: Region, box: tuple) -> tuple | None:
+        """Returns a region's box as fractions of the fitted picture, None when nothing of it shows."""
+        if self.fit is None or not self.pictures or self.fit.config.mode == 'squash':
+            return tuple(map(float, box))
+        number = region.image if region.image >= 0 else max(self.before[id(region)] - 1, 0)
+        if number >= len(self.pictures):
+            detail = f'picture {number} of {len(self.pictures)}'
+            raise BadDocument(self.key, 'region of a picture that is not there', detail)
+        picture = self.pictures[number]
+        return self.fit.boxes_in(box, images.size(picture.frames[0] if isinstance(picture, Video) else picture))
