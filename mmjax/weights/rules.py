@@ -2,19 +2,20 @@
 """Rules: how the numbers of public tensors lie in ours. Each is read forwards (import) and backwards (export).
 
 `read(public, shapes)` takes the public arrays of one entry and the shapes that our parameters have; `write(ours)` is
-its inverse. Both take and give lists, since one public tensor may hold several of our parameters and one of ours several
-of them.
+its inverse. Both take and give lists: one public tensor may hold several of our parameters, or one of ours several of
+them.
 """
 
 import dataclasses
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 Shape = tuple[int, ...]
 
 
+@runtime_checkable
 class Rule(Protocol):
     """Converts between public tensors and our parameters."""
 

@@ -2,7 +2,7 @@
 """Name tables: which public tensor is which parameter, and how its numbers are laid out.
 
 A `Table` is used in both directions. `to_ours` reads a public checkpoint and accounts for every name: a parameter
-without a tensor and a tensor without a parameter are errors that list the names. `to_public` gives the identical tensors
+without a tensor and a tensor without a parameter are errors that list the names. `to_public` gives the same tensors
 again.
 
 Public checkpoints are PyTorch's: a Linear's matrix is [out, in], a convolution's [out, channel, row, column]. Ours are

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our models give the numbers of public implementations; the references lie outside the repository."""
+
+import os
+import pathlib
+
+import check
+import numpy as np
+import pytest
+from references import EPSILON, Reference, relative_error
+
+FOLDER = pathlib.Path(os.environ.get('MMJAX_PARITY', pathlib.Path(__file__).resolve().parents[3] / 'shared' / 'parity'))
+NAMES = [
+    'llama',
+    'palm_cohere',
+    'clip',
+    'clip_legacy_eos2',
+    'siglip',
+    'llava',
+    'shikra_compose',
+    'kosmos2',
+    'fuyu',
+    'palme_compose',
+    'idefics',
+    'idefics_9b_layout',
+    'openflamingo_perceiver',
+    'openflamingo_xattn',
+    'openflamingo_model',
+]
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_agrees_with_the_public_implementation(name):
+    path = FOLDER / f'{name}.safetensors'
+    if not path.exists():
+        pytest.skip(f'{path} is absent: set MMJAX_PARITY to the folder of references')
+    row = check.check(path)
+    assert row.ok, f'{row.compared}: {row.error:.1e}, allowed {row.bound:.1e}; {row.detail}'
+
+
+@pytest.mark.parametrize(
+    'ours, error',
+    [([1.0, 2.0], 0.0), ([1.0, 2.002], 1e-3), ([1.0, np.nan], np.inf), ([np.inf, 2.0], np.inf)],
+)
+def test_relative_error(ours, error):
+    assert relative_error(np.array(ours), np.array([1.0, 2.0])) == pytest.approx(error)
+
+
+def test_only_the_places_of_text_count():
+    ours, theirs = np.array([[1.0, 9.0]]), np.array([[1.0, 2.0]])
+    assert relative_error(ours, theirs, np.array([[True, False]])) == 0
+    assert relative_error(np.array([1, 2]), np.array([1, 3])) == np.inf
+
+
+def test_bounds():
+    r = Reference('r', 'C', {}, dict(logits=1e-6, loss=0.0), {}, {}, {})
+    assert r.bound('logits') == pytest.approx(1e-5) and r.bound('hidden') == 5e-6 and r.bound('loss') == EPSILON
+
+
+def test_a_file_without_a_case_fails(tmp_path, capsys):
+    (tmp_path / 'x.safetensors').write_bytes(b'no')
+    assert check.main([str(tmp_path / 'x.safetensors')]) == 1
+    assert 'FAIL' in capsys.readouterr().out

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Public layouts: every table names every parameter of its config once, and writing undoes reading."""
+
+import numpy as np
+import pytest
+
+from mmjax.weights import clip, cohere, fuyu, idefics, kosmos2, llama, llava, shapes, to_ours, to_public
+
+TEXT = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4, vocab_size=50)
+GROUPED = {**TEXT, 'num_key_value_heads': 2}
+VISION = dict(
+    hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4
+)
+PAIR = dict(text_config=TEXT, vision_config=VISION, projection_dim=6)
+LLAVA = dict(text_config=GROUPED, vision_config=VISION)
+KOSMOS2 = dict(
+    text_config=dict(embed_dim=16, ffn_dim=24, layers=2, attention_heads=4, vocab_size=50),
+    vision_config=VISION,
+    latent_query_num=3,
+)
+IDEFICS = dict(
+    **TEXT,
+    additional_vocab_size=2,
+    cross_layer_interval=2,
+    vision_config={**VISION, 'embed_dim': 12},
+    use_resampler=True,
+    qk_layer_norms=True,
+    perceiver_config=dict(
+        resampler_n_latents=3,
+        resampler_depth=2,
+        resampler_n_heads=2,
+        resampler_head_dim=4,
+        qk_layer_norms_perceiver=True,
+    ),
+)
+
+
+def of(module, public, *args):
+    config = module.config(public)
+    return config, module.table(config, *args)
+
+
+def pair(config, table, public):
+    c = config(public)
+    return c, table(c)
+
+
+LAYOUTS = {
+    'llama': lambda: of(llama, GROUPED),
+    'llama, tied': lambda: of(llama, {**GROUPED, 'tie_word_embeddings': True, 'attention_bias': True}),
+    'cohere': lambda: of(cohere, GROUPED),
+    'clip': lambda: pair(clip.clip, clip.clip_table, PAIR),
+    'siglip': lambda: pair(clip.siglip, clip.siglip_table, {**PAIR, 'text_config': {**TEXT, 'projection_size': 12}}),
+    **{f'llava, {name}': lambda name=name: of(llava, LLAVA, name) for name in llava.LAYOUTS},
+    'kosmos2': lambda: of(kosmos2, KOSMOS2),
+    'fuyu': lambda: of(fuyu, dict(text_config=TEXT, patch_size=4)),
+    'idefics': lambda: of(idefics, IDEFICS, 2),
+    'idefics, bare': lambda: of(idefics, {**IDEFICS, 'use_resampler': False, 'alpha_type': 'vector'}, 2),
+}
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_writing_and_reading_undo_each_other(layout):
+    config, table = LAYOUTS[layout]()
+    wanted, rng = shapes(config.build), np.random.default_rng(0)
+    params = {path: rng.standard_normal(shape).astype(np.float32) for path, shape in wanted.items()}
+    for path in params:  # the padding of a vocabulary is not written
+        if path.endswith('embed/table'):
+            params[path][50:] = 0
+        elif path.endswith('head/kernel'):
+            params[path][:, 50:] = 0
+        if layout.startswith('idefics') and path.endswith('embed/table'):
+            params[path][50:52] = 1
+    public = dict(to_public(table, params))
+    again, account = to_ours(table, public, wanted)
+    assert not account.ignored and len(account.used) == len(public)
+    for path, array in params.items():
+        np.testing.assert_array_equal(again[path], array, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    'layout, names',
+    [
+        ('llama', {'model.layers.2.self_attn.k_proj.weight': (8, 16), 'lm_head.weight': (50, 16)}),
+        ('clip', {'vision_model.pre_layrnorm.weight': (12,), 'logit_scale': (), 'text_projection.weight': (6, 16)}),
+        ('siglip', {'vision_model.head.attention.in_proj_weight': (36, 12), 'logit_bias': (1,)}),
+        ('llava, hub', {'language_model.model.norm.weight': (16,), 'multi_modal_projector.linear_1.weight': (16, 12)}),
+        ('llava, nested', {'model.language_model.norm.weight': (16,), 'lm_head.weight': (50, 16)}),
+        ('kosmos2', {'text_model.model.layers.1.ffn.ffn_layernorm.weight': (24,)}),
+        ('fuyu', {'language_model.model.layers.0.self_attn.query_key_value.weight': (48, 16)}),
+        ('idefics', {'lm_head.additional_fc.weight': (2, 16), 'model.gated_cross_attn_layers.1.alpha_dense': (1,)}),
+        ('idefics, bare', {'model.gated_cross_attn_layers.0.alpha_dense': (1, 1, 16)}),
+    ],
+)
+def test_public_names_and_shapes(layout, names):
+    config, table = LAYOUTS[layout]()
+    params = {path: np.zeros(shape, np.float32) for path, shape in shapes(config.build).items()}
+    found = {key: tensor.shape for key, tensor in to_public(table, params)}
+    assert {key: found.get(key) for key in names} == names
+
+
+def test_a_layout_of_llava_is_recognised():
+    for name in llava.LAYOUTS:
+        config, table = LAYOUTS[f'llava, {name}']()
+        params = {path: np.zeros(shape, np.float32) for path, shape in shapes(config.build).items()}
+        assert llava.layout_of(dict(to_public(table, params))) == name
+    with pytest.raises(ValueError, match='not a checkpoint'):
+        llava.layout_of({'model.norm.weight': 0})
