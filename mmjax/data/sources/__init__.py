@@ -86,10 +86,10 @@ def _digits(rest: str) -> Digits.Config:
 
 
 def _tfds(rest: str) -> Tfds.Config:
-    name, _, last = rest.rpartition(':')
-    if not name or re.fullmatch(r'\d+\.\d+\.\d+', last):
-        return Tfds.Config(name=rest)
-    return Tfds.Config(name=name, split=last)
+    match = re.fullmatch(r'(.+?(?::\d+\.\d+\.\d+)?)(?::([A-Za-z].*))?', rest)
+    if match is None:
+        raise ValueError(f"'tfds:{rest}' names no set; expected tfds:NAME[/CONFIG][:VERSION][:SPLIT]")
+    return Tfds.Config(name=match[1], split=match[2] or 'train')
 
 
 def _folder(path: pathlib.Path) -> SourceConfig:
@@ -147,7 +147,7 @@ def _set(config: Any, name: str, value: str, spec: str) -> None:
         return _set(getattr(config, first), rest, value, spec)
     try:
         setattr(config, first, _parsed(value, getattr(config, first)))
-    except ValueError:
+    except (ValueError, KeyError):
         wanted = type(getattr(config, first)).__name__
         raise ValueError(f'{spec!r}: {name} is {value!r}, expected {wanted}') from None
 

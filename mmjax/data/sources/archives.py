@@ -74,6 +74,7 @@ def tar_members(path: pathlib.Path, problems: Problems) -> Iterator[Member]:
         if file.read(2) == b'\x1f\x8b':
             raise ValueError(f'{path} is compressed, so nothing in it can be read by its place; unpack it with gunzip')
         start: int | None = 0
+        found = False  # whether a valid header stands at start
         while start is not None:
             stop = start
             for member, following in _tar_run(file, start):
@@ -84,7 +85,9 @@ def tar_members(path: pathlib.Path, problems: Problems) -> Iterator[Member]:
                 elif member.isreg():
                     yield Member(member.name, FileSlice(str(path), member.offset_data, member.size))
             # A header that is valid but leads nowhere (a broken name extension) must not be found again.
-            start, damaged = _next_header(file, stop if stop > start else start + BLOCK, end)
+            skipped = BLOCK if found and stop == start else 0
+            start, damaged = _next_header(file, stop + skipped, end)
+            damaged, found = damaged + skipped, True
             if damaged:
                 problems.add('damaged bytes in tar', f'{path.name}: from byte {stop} on', damaged)
 

@@ -3,7 +3,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 from mmjax.document import Box
 
@@ -30,7 +31,7 @@ class BoxFormat:
             if value not in known:
                 raise ValueError(f'boxes: {name} is {value!r}, known are {", ".join(known)}')
 
-    def read(self, numbers: Sequence[float], size: Callable[[], tuple[float, float]]) -> tuple[Box, bool]:
+    def read(self, numbers: Any, size: Callable[[], tuple[float, float]]) -> tuple[Box, bool]:
         """Returns (the box as fractions, whether it was cut at the edge); `size` is asked for pixels only."""
         try:
             a, b, c, d = (float(n) for n in numbers)
@@ -46,7 +47,7 @@ class BoxFormat:
         return cut((a / width, b / height, c / width, d / height), numbers)
 
 
-def cut(box: Box, told: Sequence[float]) -> tuple[Box, bool]:
+def cut(box: Box, told: Any) -> tuple[Box, bool]:
     """Returns (the part of the box inside the picture, whether that is less than all of it); raises BadBox."""
     if not all(math.isfinite(v) for v in box):
         raise BadBox('not a box', f'{list(told)} is not finite')
