@@ -68,6 +68,8 @@ class Decoder(nnx.Module):
             return Decoder(self, cross, every, first, media_width or self.width, rngs=rngs)
 
     def __init__(self, c: Config, cross: GatedBlock.Config | None, every: int, first: int, media_width: int, *, rngs):
+        if c.tied and c.head_bias:
+            raise ValueError('a tied head has no bias: set Decoder.Config.tied or head_bias to False')
         self.vocab, self.depth, self.remat = c.vocab, c.depth, c.remat
         self.embed_scale, self.input_scale = c.embed_scale, c.input_scale
         self.logit_scale, self.logit_cap = c.logit_scale, c.logit_cap

@@ -24,11 +24,13 @@ def normal(key: Array, shape: tuple[int, ...], std: float) -> Array:
     CPU, where building a small model took 10 s. Each element depends on the key and its number alone, so it also
     stays the same however the array is sharded.
     """
-    number = jnp.zeros(shape, jnp.uint32)
+    number = row = jnp.zeros(shape, jnp.uint32)
     for axis in range(len(shape)):
         number = number * shape[axis] + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+        row = row if axis else number
     low, high = jax.random.key_data(key)
-    bits = _mix(_mix(number ^ low) + high)
+    # The row's number enters again, since an element's own wraps round in tables of 2^32 elements and more.
+    bits = _mix(_mix(number ^ low) + (row * jnp.uint32(0x9E3779B9) ^ high))
     edge = math.erf(2 / math.sqrt(2))
     uniform = (bits >> 9).astype(jnp.float32) * 2.0**-22 - (1 - 2.0**-23)  # in (-1, 1), 2^23 values
     return jax.lax.erf_inv(edge * uniform) * (math.sqrt(2) * std / 0.87962566)

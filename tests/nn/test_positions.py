@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Positions: rotary and xPos against complex numbers and the published formulas, and what is added to the input."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mmjax.nn.positions import Learned, Rotary, Sinusoidal, rotate
+
+RNG = np.random.default_rng(0)
+POSITION = jnp.array([[0, 1, 2, 3, 4], [7, 0, 1, 50, 9]])
+
+
+def heads(width: int) -> jnp.ndarray:
+    return jnp.asarray(RNG.normal(size=(2, 5, 3, width)), jnp.float32)
+
+
+def turned(x: np.ndarray, angle: np.ndarray, interleaved: bool) -> np.ndarray:
+    """Multiplies pairs of entries, as complex numbers, by e^(i angle); angle is [B, L, pairs]."""
+    half = x.shape[-1] // 2
+    real, imaginary = (x[..., 0::2], x[..., 1::2]) if interleaved else (x[..., :half], x[..., half:])
+    z = (real + 1j * imaginary) * np.exp(1j * angle)[:, :, None]
+    return np.stack([z.real, z.imag], -1).reshape(x.shape) if interleaved else np.concatenate([z.real, z.imag], -1)
+
+
+@pytest.mark.parametrize('interleaved', [False, True])
+@pytest.mark.parametrize('fraction, theta, factor', [(1.0, 10_000.0, 1.0), (0.5, 25_000.0, 1.0), (1.0, 500_000.0, 4.0)])
+def test_rotary(interleaved, fraction, theta, factor):
+    c = Rotary.Config(theta=theta, fraction=fraction, interleaved=interleaved, factor=factor)
+    x, width = heads(8), int(8 * fraction)
+    angle = np.asarray(POSITION)[..., None] / factor * theta ** (-np.arange(0, width, 2) / width)
+    want = np.concatenate([turned(np.asarray(x)[..., :width], angle, interleaved), x[..., width:]], axis=-1)
+    for key in (False, True):
+        np.testing.assert_allclose(rotate(x, c.build(8)(POSITION), key=key), want, atol=1e-5)
+
+
+def test_xpos_is_the_published_one():
+    # torchscale/component/xpos_relative_position.py: queries times scale^(m / 512), keys divided, interleaved pairs.
+    x, width, position = heads(8), 8, np.asarray(POSITION)
+    turn = Rotary.Config(interleaved=True, decay=512.0).build(width)(POSITION)
+    base = (np.arange(0, width, 2) + 0.4 * width) / (1.4 * width)
+    angle = position[..., None] / 10_000 ** (np.arange(0, width // 2) / (width // 2))
+    gain = np.repeat(base ** (position[..., None] / 512), 2, axis=-1)[:, :, None]
+    np.testing.assert_allclose(rotate(x, turn, key=False), turned(np.asarray(x), angle, True) * gain, atol=1e-5)
+    np.testing.assert_allclose(rotate(x, turn, key=True), turned(np.asarray(x), angle, True) / gain, atol=1e-5)
+
+
+@pytest.mark.parametrize('decay', [None, 512.0])
+def test_scores_depend_on_distance_alone(decay):
+    rotary = Rotary.Config(decay=decay).build(8)
+    q, k = heads(8)[:1, :1], heads(8)[:1, :1]
+    at = lambda x, place, key: rotate(x, rotary(jnp.array([[place]])), key=key)
+    score = lambda i, j: float((at(q, i, False) * at(k, j, True)).sum())
+    assert score(9, 4) == pytest.approx(score(105, 100), abs=1e-4)
+    assert score(9, 4) != pytest.approx(score(9, 5), abs=1e-3)
+
+
+def test_no_turn_changes_nothing():
+    x = heads(8)
+    assert rotate(x, None, key=True) is x
+
+
+def test_rotary_refuses_an_odd_width():
+    with pytest.raises(ValueError, match=r'0\.5 of head width 6 is 3, which is odd'):
+        Rotary.Config(fraction=0.5).build(6)
+
+
+def test_sinusoidal_is_fairseq():
+    got = Sinusoidal.Config(offset=2).build(6, rngs=nnx.Rngs(0))(POSITION)
+    rate = np.exp(np.arange(3) * -(np.log(10_000) / 2))  # the last of half the width divides by 10000
+    angle = (np.asarray(POSITION) + 2)[..., None] * rate
+    np.testing.assert_allclose(got, np.concatenate([np.sin(angle), np.cos(angle)], axis=-1), atol=1e-5)
+
+
+def test_learned_counts_from_its_offset_and_stays_in_its_table():
+    part = Learned.Config(length=10, offset=2).build(6, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(part(POSITION), part.table[...][np.minimum(np.asarray(POSITION) + 2, 9)])
