@@ -82,7 +82,8 @@ def run_train(args: argparse.Namespace, overrides: list[str]) -> int:
         index, count = (n and int(n) for n in numbers)
         jax.distributed.initialize(address, num_processes=count, process_id=index)
     from mmjax.config import load_config
-    from mmjax.train import claim, train
+    from mmjax.train import train
+    from mmjax.workdir import claim
 
     run = load_config(args.config, overrides)
     claim(args.workdir, run, args.config, overrides, accept_changes=args.accept_changes)

@@ -12,7 +12,7 @@ import pathlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -172,11 +172,11 @@ def device_line(mesh: jax.sharding.Mesh) -> str:
     return f'devices: {mesh.devices.size} x {kind} as {shape}; {jax.process_count()} process(es)'
 
 
-def data_line(stats: Any) -> str:
+def data_lines(stats: Any, problems: Sequence[str]) -> str:
     """Returns lines on what went through a pipeline: documents, how full the rows were, what was dropped and why."""
     dropped = ', '.join(f'{count} {reason}' for reason, count in stats.dropped.most_common()) or 'nothing'
     line = f'data: {stats.documents} documents, {stats.efficiency:.1%} of the token places filled; dropped: {dropped}'
-    return '\n'.join([line, *(f'  for example {example}' for example in list(stats.examples.values())[:4])])
+    return '\n  '.join([line, *(f'for example {example}' for example in list(stats.examples.values())[:4]), *problems])
 
 
 def program_line(compiled: Any, seconds: float) -> str:

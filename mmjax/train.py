@@ -1,28 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training: one loop for every system. Stages follow each other; a killed run goes on as if it had not been."""
 
-import dataclasses
-import json
 import pathlib
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-from flax import nnx
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from mmjax import log, optim, sharding
-from mmjax.checkpoint import Place, Store, global_rows, start_from, write_json
-from mmjax.config import MAY_CHANGE, ConfigError, Run, Stage, check, check_rows
-from mmjax.config_io import differences, to_json
+from mmjax.checkpoint import Place, Store, global_rows
+from mmjax.config import ConfigError, Run, Stage, check, check_rows
 from mmjax.data.pipeline import Pipeline
 from mmjax.feed import Feed, rows_of_host
 from mmjax.objectives.next_token import next_token
-from mmjax.params import Skeleton, flatten
+from mmjax.params import Skeleton
 from mmjax.step import State, abstract_state, build_update, compile_update, init_state
+from mmjax.workdir import abstract, held, initial, shapes
 
 
 class Workshop(NamedTuple):
@@ -34,6 +31,18 @@ class Workshop(NamedTuple):
     store: Store
     logger: log.Logger
     begun: Place  # where the last checkpoint stood when this process started
+
+
+class Open(NamedTuple):
+    """A stage with its data and its optimiser."""
+
+    stage: Stage
+    number: int
+    offset: int  # steps of the stages before it
+    optimizer: optim.Optimizer
+    layout: Any  # mmjax.data.layout.Layout
+    pipeline: Any  # mmjax.data.pipeline.Pipeline
+    rows: range  # of the global batch that this process reads
 
 
 class Stop:
@@ -70,23 +79,21 @@ def train(run: Run, workdir: pathlib.Path) -> int:
     mesh = sharding.make_mesh(*run.mesh.sizes(jax.device_count()))
     check_rows(run, tuple(mesh.shape.values()))
     log.info(log.device_line(mesh))
-    total = sum(stage.steps for stage in run.stages)
-    store = Store(workdir, run.checkpoint, stays=_ends(run))
-    with sharding.use(mesh), Stop() as stop:
-        abstract = nnx.eval_shape(lambda: build(run, rngs=nnx.Rngs(0)))
-        if store.latest is None:
-            begun, params = Place(0, 0, 0, {}), initial(run, mesh)
-        else:
-            begun = store.place(store.latest)
-            log.info(f'going on from {store.directory / str(begun.step)}: stage {run.stages[begun.stage].name!r}')
-            params = store.params(begun.step, shapes(abstract, mesh))
-        logger = log.Logger(run.log, workdir, total, begun.step)
+    with sharding.use(mesh), held(workdir), Stop() as stop:
+        store = Store(workdir, run.checkpoint, stays=_ends(run))
+        begun = Place(0, 0, 0, {}) if store.latest is None else store.place(store.latest)
+        model = abstract(run)
+        want = shapes(model, mesh)
+        stages = open_stages(run, mesh, want, begun)
+        if begun.step:
+            log.info(f'going on from {store.directory / str(begun.step)}, stage {run.stages[begun.stage].name!r}')
+        params = store.params(begun.step, want) if begun.step else initial(run, mesh)
+        logger = log.Logger(run.log, workdir, _ends(run)[-1], begun.step)
         logger.set_state(begun.log)
-        shop = Workshop(run, mesh, Skeleton(abstract), store, logger, begun)
+        shop = Workshop(run, mesh, Skeleton(model), store, logger, begun)
         try:
-            for number, stage in enumerate(run.stages):
-                if (number, stage.steps) > (begun.stage, begun.stage_steps):
-                    params = train_stage(shop, number, params, stop)
+            for stage in stages:
+                params = train_stage(shop, stage, params, stop)
                 if stop.signal is not None:
                     break
         finally:
@@ -95,45 +102,64 @@ def train(run: Run, workdir: pathlib.Path) -> int:
     return 0 if stop.signal is None else 128 + stop.signal
 
 
-def train_stage(shop: Workshop, number: int, params: dict[str, jax.Array], stop: Stop) -> dict[str, jax.Array]:
+def open_stages(run: Run, mesh: Mesh, want: Mapping[str, jax.ShapeDtypeStruct], begun: Place) -> list[Open]:
+    """Opens the data and the optimiser of every stage that is left, so that no mistake waits for a later stage."""
+    stages, layout = [], run.layout.build(run.model.media_spec())
+    if layout.tokenizer.size > run.model.decoder.vocab:
+        raise ConfigError(
+            f'the tokenizer has {layout.tokenizer.size} tokens, its special ones included, '
+            f'and the decoder {run.model.decoder.vocab}; set model.decoder.vocab to at least that'
+        )
+    for number, (stage, end) in enumerate(zip(run.stages, _ends(run), strict=True)):
+        done = begun.step - end + stage.steps  # of this stage
+        if 0 < done <= stage.steps and (number, done) != (begun.stage, begun.stage_steps):
+            raise ConfigError(
+                f'the checkpoint at step {begun.step} is step {begun.stage_steps} of stage {begun.stage}; by this '
+                f'config it is step {done} of stage {number}: the steps of finished stages cannot be changed'
+            )
+        if done >= stage.steps:
+            continue
+        trainable, _ = optim.split(want, stage.trainable)
+        optimizer = stage.optimizer.build(trainable, stage.steps)
+        mine = rows_of_host(stage.rows, mesh)
+        pipeline = Pipeline(stage.data, layout, stage.rows, run.seed + number, row_range=(mine.start, mine.stop))
+        stages.append(Open(stage, number, end - stage.steps, optimizer, layout, pipeline, mine))
+    return stages
+
+
+def train_stage(shop: Workshop, opened: Open, params: dict[str, jax.Array], stop: Stop) -> dict[str, jax.Array]:
     """Trains one stage, from its beginning or from the checkpoint inside it, and returns all parameters after it."""
-    run, stage, begun = shop.run, shop.run.stages[number], shop.begun
+    stage, begun = opened.stage, shop.begun
     trainable, frozen = optim.split(params, stage.trainable)
-    log.info(
-        f'stage {stage.name!r}: {stage.steps} steps of {stage.rows} rows\n{optim.describe_split(trainable, frozen)}'
-    )
-    optimizer = stage.optimizer.build(trainable, stage.steps)
-    mine = rows_of_host(stage.rows, shop.mesh)
-    layout = run.layout.build(run.model.media_spec())
-    pipeline = Pipeline(stage.data, layout, stage.rows, run.seed + number, row_range=(mine.start, mine.stop))
-    offset, first = sum(s.steps for s in run.stages[:number]), 0
-    if begun.stage == number and begun.stage_steps:
-        first = begun.stage_steps
-        state = shop.store.optimizer(begun.step, abstract_state(optimizer, trainable, stage.ema, shop.mesh))
-        pipeline.set_state(shop.store.data(begun.step, shop.mesh)[mine.start : mine.stop])
+    log.info(f'stage {stage.name!r}: {stage.steps} steps of {stage.rows} rows')
+    log.info(optim.describe_split(trainable, frozen))
+    first = max(begun.step - opened.offset, 0)
+    if first:
+        state = shop.store.optimizer(begun.step, abstract_state(opened.optimizer, trainable, stage.ema, shop.mesh))
+        opened.pipeline.set_state(shop.store.data(begun.step, shop.mesh)[opened.rows.start : opened.rows.stop])
     else:
-        state = init_state(optimizer, trainable, stage.ema)
-    feed = Feed(pipeline, shop.mesh)
-    update = compile_stage(shop, stage, optimizer, state, frozen, feed)
-    saved = max(begun.step, offset)  # the end of a stage is the beginning of the next
+        state = init_state(opened.optimizer, trainable, stage.ema)
+    feed = Feed(opened.pipeline, shop.mesh)
+    update = compile_stage(shop, opened, state, frozen, feed)
+    saved = max(begun.step, opened.offset)  # the end of a stage is the beginning of the next
 
     def save(done: int) -> None:
         nonlocal saved
-        if offset + done != saved:
+        if opened.offset + done != saved:
             shop.logger.flush()
-            place = Place(offset + done, number, done, shop.logger.state())
+            place = Place(opened.offset + done, opened.number, done, shop.logger.state())
             with shop.logger.paused():
                 shop.store.save(place, state, frozen, global_rows(feed.state, stage.rows, shop.mesh))
             saved = place.step
 
     try:
         for done in range(first, stage.steps):
-            step = offset + done
+            step = opened.offset + done
             if stop.asked(step):
                 save(done)
                 log.info(f'stopped before step {step} and saved; the same command goes on from there')
                 break
-            if step % run.checkpoint.every_steps == 0:
+            if step % shop.run.checkpoint.every_steps == 0:
                 save(done)  # before a batch is taken: the data's place is that of the state
             waited = feed.stalled
             fed = next(feed)
@@ -143,17 +169,16 @@ def train_stage(shop: Workshop, number: int, params: dict[str, jax.Array], stop:
             save(stage.steps)
     finally:
         feed.close()
-    log.info(log.data_line(pipeline.stats))
-    return {p: w for p, w in {**state.train, **frozen}.items()}
+    log.info(log.data_lines(opened.pipeline.stats, opened.layout.problems.lines()))
+    return {**state.train, **frozen}
 
 
-def compile_stage(
-    shop: Workshop, stage: Stage, optimizer: optim.Optimizer, state: State, frozen: Any, feed: Feed
-) -> Any:
+def compile_stage(shop: Workshop, opened: Open, state: State, frozen: Any, feed: Feed) -> Any:
     """Compiles the stage's only program, for the shapes of its first batch, and says what it costs."""
+    stage = opened.stage
     update = build_update(
         shop.skeleton,
-        optimizer,
+        opened.optimizer,
         next_token,
         accumulate=stage.accumulate,
         compute_dtype=shop.run.compute_dtype,
@@ -165,54 +190,6 @@ def compile_stage(
         step, compiled = compile_update(update, state, frozen, batch)
     log.info(log.program_line(compiled, time.perf_counter() - start))
     return step
-
-
-def build(run: Run, *, rngs: nnx.Rngs) -> Any:
-    """Builds the run's model."""
-    model = run.model
-    if run.remat:
-        parts = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
-        remat = {k: dataclasses.replace(v, remat=run.remat) for k, v in parts.items() if hasattr(v, 'remat')}
-        model = dataclasses.replace(model, **remat)
-    return model.build(rngs=rngs)
-
-
-def initial(run: Run, mesh: Mesh) -> dict[str, jax.Array]:
-    """Returns the parameters before the first step: drawn from the seed, then loaded over as the config says."""
-    model = sharding.init_sharded(lambda rngs: build(run, rngs=rngs), jax.random.key(run.seed), mesh)
-    return start_from(flatten(model), run.load, run.fresh)
-
-
-def shapes(abstract: nnx.Module, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shape and sharding of every parameter of a model that was never made."""
-    specs = sharding.param_specs(abstract, mesh)
-    return {
-        p: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=NamedSharding(mesh, specs[p]))
-        for p, w in flatten(abstract).items()
-    }
-
-
-def claim(
-    workdir: pathlib.Path, run: Run, spec: str, overrides: Sequence[str], *, accept_changes: bool = False
-) -> None:
-    """Writes the config into the work directory; refuses a directory that was begun with another one."""
-    path, new = workdir / 'config.json', to_json(run)
-    if path.exists() and not accept_changes:
-        changed = [d for d in differences(json.loads(path.read_text())['run'], new) if _matters(d[0])]
-        if changed:
-            shown = '\n'.join(f'  {field}: {old!r} -> {now!r}' for field, old, now in changed[:12])
-            raise ConfigError(
-                f'{workdir} was begun with another config; {len(changed)} fields differ:\n{shown}\n'
-                'choose another --workdir, or go on with the new values by --accept-changes'
-            )
-    if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        versions = {'jax': jax.__version__, 'devices': jax.devices()[0].device_kind}
-        write_json(path, {'config': spec, 'overrides': list(overrides), 'versions': versions, 'run': new})
-
-
-def _matters(field: str) -> bool:
-    return field.split('.')[0].split('[')[0] not in MAY_CHANGE
 
 
 def _ends(run: Run) -> list[int]:

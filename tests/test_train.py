@@ -10,6 +10,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -18,7 +19,8 @@ import mmjax.train
 from mmjax import sharding
 from mmjax.checkpoint import CheckpointError, Store
 from mmjax.config import ConfigError, Load, Mesh
-from mmjax.train import claim, train
+from mmjax.train import train
+from mmjax.workdir import claim, held, read_run, restore
 
 HERE = pathlib.Path(__file__).parent
 
@@ -194,6 +196,30 @@ def test_another_config_is_refused_by_field(tmp_path):
         claim(tmp_path, run, 'tiny.py', [])
     claim(tmp_path, run, 'tiny.py', [], accept_changes=True)
     claim(tmp_path, run, 'tiny.py', [])
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path):
+    with held(tmp_path), pytest.raises(ConfigError, match='another process is training in'), held(tmp_path):
+        pass
+    with held(tmp_path):
+        pass
+
+
+def test_a_model_comes_back_without_its_config_file(straight, tmp_path):
+    run = tiny.get_config()
+    claim(straight, run, 'tiny.py', [])
+    assert read_run(straight) == run
+    batch = jax.tree.map(jnp.asarray, tiny.make_batch(2))
+    logits = []
+    for ema in (False, True):
+        found, model, step = restore(straight, ema=ema)
+        assert (found, step) == (run, 8)
+        logits.append(np.asarray(model.logits(model(batch))))
+    assert not np.array_equal(*logits)
+    _, model, step = restore(straight, sharding.make_mesh(2, 2, 2), step=6, dtype='bfloat16')
+    assert step == 6 and model.up.kernel.get_value().dtype == 'bfloat16'
+    with pytest.raises(ConfigError, match=r'holds no config\.json'):
+        restore(tmp_path)
 
 
 def test_a_checkpoint_of_another_shape_is_refused_by_parameter(straight):

@@ -30,6 +30,11 @@ class Tiny(nnx.Module):
     class Config:
         width: int = WIDTH
 
+        @property
+        def decoder(self) -> types.SimpleNamespace:
+            """What the loop asks of a decoder's config."""
+            return types.SimpleNamespace(vocab=VOCAB)
+
         def media_spec(self) -> MediaSpec:
             """Returns that it sees nothing."""
             return MediaSpec()
@@ -89,7 +94,9 @@ class Mixture:
 
 @dataclasses.dataclass
 class Layout:
-    """Stands for the layout's config."""
+    """Stands for the layout and its config."""
+
+    tokenizer, problems = types.SimpleNamespace(size=VOCAB), types.SimpleNamespace(lines=list)
 
     def build(self, spec: MediaSpec) -> 'Layout':
         """Returns itself."""
