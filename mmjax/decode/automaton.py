@@ -36,6 +36,10 @@ class TokenTable(NamedTuple):
     ends: Bool[Array, 'states']  # whether what has been written is whole
     left: Int[Array, 'states']  # the fewest further tokens that make it whole
 
+    def widened(self, width: int) -> 'TokenTable':
+        """Returns the table for logits of that width, padded with tokens that are never allowed."""
+        return self._replace(kind=jnp.pad(self.kind, (0, width - len(self.kind))))
+
     def allowed(self, state: Int[Array, '*B'], budget: Int[Array, '']) -> Bool[Array, '*B V']:
         """Returns the tokens after which the text can still become whole within `budget` further tokens."""
         following = take(self.move, state)
@@ -111,7 +115,7 @@ def _distance(move: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 
 def lift(tokens: np.ndarray, ending: np.ndarray, ends: np.ndarray, size: int) -> TokenTable:
-    """Returns the table for tokens and the states in which they end; `size` is the width of the logits."""
+    """Returns the table for tokens and the states in which they end; `size` is that of the vocabulary."""
     kind, move = _kinds(ending)
     left = _distance(move, ends)
     if left[0] >= FAR:
@@ -122,26 +126,26 @@ def lift(tokens: np.ndarray, ending: np.ndarray, ends: np.ndarray, size: int) ->
     return TokenTable(*map(jnp.asarray, (kinds, move, ends, left.astype(np.int32))))
 
 
-def only(pattern: str, spelling: Sequence[bytes | None], special: Collection[int], size: int) -> TokenTable:
+def only(pattern: str, spelling: Sequence[bytes | None], special: Collection[int]) -> TokenTable:
     """Returns the table of answers that match `pattern`, a regular expression, from end to end.
 
     `spelling` holds the bytes that each token writes, None for those that write nothing; `special` the tokens that must
-    not be spelled with others; `size` the width of the logits, at least the number of tokens.
+    not be spelled with others.
     """
     dfa = regex.compile_dfa(regex.parse(pattern))
     tokens, ending = _ending(dfa, [text or None for text in spelling])
     if special:
         _whole_specials(tokens, ending, spelling, special)
-    return lift(tokens, ending, dfa.ends, size)
+    return lift(tokens, ending, dfa.ends, len(spelling))
 
 
-def until(strings: Sequence[str], spelling: Sequence[bytes | None], size: int) -> TokenTable:
+def until(strings: Sequence[str], spelling: Sequence[bytes | None]) -> TokenTable:
     """Returns the table that is whole as soon as one of `strings` has been written, across tokens or inside one."""
     found = regex.either(*map(regex.literal, strings))
     dfa = regex.compile_dfa(regex.concat(regex.ANYTHING, regex.concat(found, regex.ANYTHING)))
-    return lift(*_ending(dfa, [text or b'' for text in spelling]), dfa.ends, size)
+    return lift(*_ending(dfa, [text or b'' for text in spelling]), dfa.ends, len(spelling))
 
 
-def exactly(dfa: regex.Dfa, texts: Sequence[Sequence[int] | None], size: int) -> TokenTable:
+def exactly(dfa: regex.Dfa, texts: Sequence[Sequence[int] | None]) -> TokenTable:
     """Returns the table of a table over symbols of one's own; `texts` holds the symbols that each token writes."""
-    return lift(*_ending(dfa, texts), dfa.ends, size)
+    return lift(*_ending(dfa, texts), dfa.ends, len(texts))

@@ -108,6 +108,7 @@ def search(model: nnx.Module, batch: Batch, rules: Rules, how: Decoding) -> Writ
     wide = lambda tree: jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], (rows, beams, *x.shape[1:])), tree)
 
     logits, cache = prefill(model, batch, prompt, how.max_new_tokens)
+    rules = rules.widened(logits.shape[-1])
     cache = jax.tree.map(lambda x: spread(x, beams, 1), cache)
 
     empty = wide(start(batch, rules, how))

@@ -155,13 +155,11 @@ class _Axis:
         return found
 
 
-def one_box(
-    codec: Codec, tokenizer: Tokenizer, width: int, size: Size | None = None
-) -> tuple[tuple[TokenTable, ...], int]:
+def one_box(codec: Codec, tokenizer: Tokenizer, size: Size | None = None) -> tuple[tuple[TokenTable, ...], int]:
     """Returns (the tables of answers that are one valid box of a dialect, how many tokens the longest may need).
 
-    `width` is that of the logits, `size` that of the fitted picture. Each table knows how many tokens it needs at
-    least, not what both need together: leave room for the longest.
+    `size` is that of the fitted picture. Each table knows how many tokens it needs at least, not what both need
+    together: leave room for the longest.
     """
     symbols = _Symbols()
     graph = _Graph()
@@ -171,5 +169,5 @@ def one_box(
     for index, text in enumerate(tokenizer.spelling):
         keys = [text.decode()] if index in tokenizer.special_ids else text
         texts.append([symbols[key] for key in keys] if keys and all(key in symbols for key in keys) else None)
-    tables = tuple(exactly(graph.table(start, len(symbols)), texts, width) for start in starts)
+    tables = tuple(exactly(graph.table(start, len(symbols)), texts) for start in starts)
     return tables, max(map(graph.longest, starts))

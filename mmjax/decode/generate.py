@@ -15,9 +15,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from mmjax import sharding
 from mmjax.batch import Batch
 from mmjax.decode.automaton import TokenTable, take
 from mmjax.decode.sampling import Decoding, choose
+from mmjax.sharding import ROWS, P
 
 # A constraint may allow only tokens to which the model gives no probability at all; they must stay comparable.
 LEAST = -1e9
@@ -30,6 +32,12 @@ class Rules(NamedTuple):
     banned: Bool[Array, 'V']  # tokens that are never written, e.g. the places of pictures
     only: tuple[TokenTable, ...] = ()  # the answer must be whole for each of them
     until: TokenTable | None = None  # the answer ends when this is whole
+
+    def widened(self, width: int) -> 'Rules':
+        """Returns the rules for logits of that width: what lies beyond the vocabulary is never written."""
+        pad = lambda x, value: jnp.pad(x, (0, width - len(x)), constant_values=value)
+        only = tuple(table.widened(width) for table in self.only)
+        return Rules(pad(self.end, False), pad(self.banned, True), only, self.until and self.until.widened(width))
 
 
 class Written(NamedTuple):
@@ -125,7 +133,12 @@ def step(model: nnx.Module, token: Int[Array, 'B'], place: Array, prompt: Prompt
     span = jnp.stack([at * 0, at + 1], axis=-1)[:, None]
     position = (prompt.last + place + 1)[:, None]
     hidden, cache = model.step(jnp.maximum(token, 0)[:, None], span, position, at, prompt.media_span, cache)
-    return model.logits(hidden)[:, 0], cache
+    return scores(model, hidden), cache
+
+
+def scores(model: nnx.Module, hidden: Float[Array, 'B 1 D']) -> Float[Array, 'B V']:
+    """Returns the logits of the next token, a row's all on its device: choosing compares the whole vocabulary."""
+    return sharding.place(model.logits(hidden)[:, 0], P(ROWS))
 
 
 def prefill(model: nnx.Module, batch: Batch, prompt: Prompt, new: int) -> tuple[Array, Any]:
@@ -133,7 +146,7 @@ def prefill(model: nnx.Module, batch: Batch, prompt: Prompt, new: int) -> tuple[
     rows, length = batch.tokens.shape
     dtype = jax.tree.leaves(nnx.state(model, nnx.Param))[0].dtype
     hidden, cache = model.prefill(batch, model.init_cache(rows, length + new, dtype))
-    return model.logits(at_last(hidden, prompt.length)[:, None])[:, 0], cache
+    return scores(model, at_last(hidden, prompt.length)[:, None]), cache
 
 
 @functools.partial(jax.jit, static_argnames='how')
@@ -154,6 +167,7 @@ def sample(model: nnx.Module, batch: Batch, rules: Rules, key: Array, how: Decod
         return place + 1, token, progress, cache
 
     logits, cache = prefill(model, batch, prompt, how.max_new_tokens)
+    rules = rules.widened(logits.shape[-1])
     token, progress = pick(logits, start(batch, rules, how), jnp.int32(0))
     more = lambda carry: (carry[0] + 1 < how.max_new_tokens) & ~jnp.all(carry[2].ended)
     _, _, progress, _ = jax.lax.while_loop(more, body, (jnp.int32(0), token, progress, cache))

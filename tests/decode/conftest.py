@@ -56,7 +56,9 @@ def prompts(rows: list[list[int]], length: int) -> Batch:
 
 def rules(size: int, end: list[int], banned: list[int] = (), **tables) -> Rules:
     """Rules over a vocabulary of `size` tokens."""
-    return Rules(np.isin(np.arange(size), end), np.isin(np.arange(size), list(banned)), **tables)
+    return Rules(
+        jnp.isin(jnp.arange(size), jnp.array(end)), jnp.isin(jnp.arange(size), jnp.array(banned, int)), **tables
+    )
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ PATTERNS = [
     r'\(\d{1,3},\d{1,3}\), \(\d{1,3},\d{1,3}\)',
     r'<box>\d\d?(,\d\d?){3}</box>',
 ]
-TABLES = [only(pattern, SPELLING, SPECIAL, V) for pattern in PATTERNS]
+TABLES = [only(pattern, SPELLING, SPECIAL) for pattern in PATTERNS]
 
 
 @pytest.mark.parametrize('pattern, table', zip(PATTERNS, TABLES, strict=True))
@@ -79,12 +79,12 @@ def test_large_vocabulary_is_small():
     locations = [f'<loc{i:04d}>'.encode() for i in range(1024)]
     words = [f'w{i}'.encode() for i in range(20_000)]
     spelling = [*words, *locations]
-    table = only(r'(<loc\d{4}>){4}', spelling, range(20_000, 21_024), 21_120)
+    table = only(r'(<loc\d{4}>){4}', spelling, range(20_000, 21_024))
     assert table.move.shape[0] <= 40 and table.move.shape[1] <= 3 and table.left[0] == 4
 
 
 def test_budget_forbids_what_cannot_be_finished():
-    table = only('a|ab+c', [b'a', b'b', b'c'], (), 3)
+    table = only('a|ab+c', [b'a', b'b', b'c'], ())
     start = jnp.array([0])
     after = table.advance(start, jnp.array([0]))
     assert np.asarray(table.allowed(after, jnp.int32(1)))[0].tolist() == [False, True, False]
@@ -92,7 +92,7 @@ def test_budget_forbids_what_cannot_be_finished():
 
 
 def test_stop_strings_cross_tokens():
-    table = until(['\n\n', 'END'], [None, b'x\n', b'\ny', b'E', b'ND', b'a\n\nb'], 6)
+    table = until(['\n\n', 'END'], [None, b'x\n', b'\ny', b'E', b'ND', b'a\n\nb'])
 
     def found(*tokens):
         state = jnp.array([0])
@@ -106,4 +106,4 @@ def test_stop_strings_cross_tokens():
 
 def test_refuses_a_vocabulary_that_cannot_write_it():
     with pytest.raises(ValueError, match='special tokens'):
-        only('<loc00>', [b'a'], (), 1)
+        only('<loc00>', [b'a'], ())

@@ -34,7 +34,7 @@ CODECS = {
 def built(name):
     codec = CODECS[name]
     tokenizer = Bytes.Config(special=('<eos>', *codec.special_tokens())).build()
-    tables, longest = one_box(codec, tokenizer, tokenizer.size + 3, SIZE)
+    tables, longest = one_box(codec, tokenizer, SIZE)
     return codec, tokenizer, [jax.tree.map(np.asarray, table) for table in tables], longest
 
 
@@ -79,7 +79,7 @@ def test_written_by_a_model(toy, name):
     written = generate.sample(
         model(np.random.default_rng(0).normal(size=(width,) * 3).astype(np.float32)),
         prompts([[1, 2], [3, 4], [5, 6]], 2),
-        rules(width, [256], only=tuple(tables)),
+        rules(tokenizer.size, [256], only=tuple(tables)),
         jax.random.key(0),
         Decoding(max_new_tokens=longest, temperature=3.0),
     )

@@ -130,10 +130,10 @@ def test_rules(toy, table, beams):
     how = Decoding(max_new_tokens=8, beams=beams)
     for row in answers(write(how, banned=[5, 6])):
         assert not {5, 6} & set(row)
-    for row in answers(write(how, only=(only('(ab)+x', SPELLING, (), V),))):
+    for row in answers(write(how, only=(only('(ab)+x', SPELLING, ()),))):
         text = b''.join(SPELLING[i] for i in row)
         assert text.endswith(b'abx') and set(text[:-1].split(b'ab')) == {b''}
-    stop = until(['ba', 'xx'], SPELLING, V)
+    stop = until(['ba', 'xx'], SPELLING)
     for row, ended, free in zip(
         answers(written := write(how, until=stop)), written.ended, answers(write(how)), strict=True
     ):

@@ -62,7 +62,7 @@ def on_device(batch: Batch) -> Batch:
 
 
 def rules() -> Rules:
-    return Rules(jnp.arange(128) == END, jnp.arange(128) == PICTURE)
+    return Rules(jnp.arange(V) == END, jnp.arange(V) == PICTURE)
 
 
 def continued(batch: Batch, tokens: list[int]) -> Batch:
