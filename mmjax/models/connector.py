@@ -6,7 +6,8 @@ and `count [N]`, how many of them are real; it returns `[N, P, D]`. Those that k
 token p for feature p, so a medium with fewer frames simply uses fewer tokens. Those that ask with queries of their own
 (`AttentionPool`, `Resampler`) look at the real features only.
 
-N media (rows times media a row), T frames, n features a frame, E features' width, Q queries, P tokens, D width.
+N media (rows times media a row), T frames, n features a frame, E features' width (E2 of a merged square), Q queries,
+P tokens, D width.
 """
 
 import dataclasses
@@ -27,27 +28,30 @@ Grid = tuple[int, int]
 
 
 class Linear(nnx.Module):
-    """One affine map of every feature (Shikra, Ferret, PaLM-E)."""
+    """One affine map of every feature (Shikra, Ferret, PaLM-E), or of every square of them."""
 
     @dataclasses.dataclass(kw_only=True)
     class Config:
         bias: bool = True
+        merge: int = 1  # side of the square of features that becomes one token
 
         def grid(self, frames: int, features: Grid) -> Grid:
             """Returns the (rows, columns) of a medium's tokens, given those of one frame's features."""
-            return frames * features[0], features[1]
+            return merged_grid(frames, features, self.merge)
 
-        def build(self, width_in: int, width: int | None, *, frames: int = 1, rngs: nnx.Rngs) -> 'Linear':
-            """Builds the part; width None: tokens as wide as features."""
-            return Linear(self, width_in, width or width_in, rngs=rngs)
+        def build(
+            self, width_in: int, width: int | None, *, frames: int = 1, features: Grid | None = None, rngs: nnx.Rngs
+        ) -> 'Linear':
+            """Builds the part; width None: tokens as wide as features. `features` is one frame's grid of them."""
+            return Linear(self, width_in, width or width_in, features, rngs=rngs)
 
-    def __init__(self, c: Config, width_in: int, width: int, *, rngs: nnx.Rngs):
-        self.width = width
-        self.linear = layers.Linear(width_in, width, bias=c.bias, spec=w_DE, rngs=rngs)
+    def __init__(self, c: Config, width_in: int, width: int, features: Grid | None, *, rngs: nnx.Rngs):
+        self.width, self.merge, self.features = width, c.merge, features
+        self.linear = layers.Linear(c.merge**2 * width_in, width, bias=c.bias, spec=w_DE, rngs=rngs)
 
-    def __call__(self, features: Float[Array, 'N n E'], count: Int[Array, 'N']) -> Float[Array, 'N n D']:
-        """Returns one token for each feature."""
-        return self.linear(features)
+    def __call__(self, features: Float[Array, 'N n E'], count: Int[Array, 'N']) -> Float[Array, 'N P D']:
+        """Returns one token for each feature, or for each square of them."""
+        return self.linear(merge(features, self.features, self.merge))
 
 
 class Mlp(nnx.Module):
@@ -58,25 +62,28 @@ class Mlp(nnx.Module):
         hidden: int | None = None  # None: as wide as the tokens
         act: str = 'gelu'
         bias: bool = True
+        merge: int = 1  # side of the square of features that becomes one token
 
         def grid(self, frames: int, features: Grid) -> Grid:
             """Returns the (rows, columns) of a medium's tokens, given those of one frame's features."""
-            return frames * features[0], features[1]
+            return merged_grid(frames, features, self.merge)
 
-        def build(self, width_in: int, width: int | None, *, frames: int = 1, rngs: nnx.Rngs) -> 'Mlp':
-            """Builds the part; width None: tokens as wide as features."""
-            return Mlp(self, width_in, width or width_in, rngs=rngs)
+        def build(
+            self, width_in: int, width: int | None, *, frames: int = 1, features: Grid | None = None, rngs: nnx.Rngs
+        ) -> 'Mlp':
+            """Builds the part; width None: tokens as wide as features. `features` is one frame's grid of them."""
+            return Mlp(self, width_in, width or width_in, features, rngs=rngs)
 
-    def __init__(self, c: Config, width_in: int, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, c: Config, width_in: int, width: int, features: Grid | None, *, rngs: nnx.Rngs):
         if c.act not in ACTIVATIONS:
             raise ValueError(f'Mlp.Config.act is {c.act!r}; choose one of {sorted(ACTIVATIONS)}')
-        self.act, self.width = c.act, width
-        self.up = layers.Linear(width_in, c.hidden or width, bias=c.bias, spec=w_DF, rngs=rngs)
+        self.act, self.width, self.merge, self.features = c.act, width, c.merge, features
+        self.up = layers.Linear(c.merge**2 * width_in, c.hidden or width, bias=c.bias, spec=w_DF, rngs=rngs)
         self.down = layers.Linear(c.hidden or width, width, bias=c.bias, spec=w_FD, rngs=rngs)
 
-    def __call__(self, features: Float[Array, 'N n E'], count: Int[Array, 'N']) -> Float[Array, 'N n D']:
-        """Returns one token for each feature."""
-        return self.down(ACTIVATIONS[self.act](self.up(features)))
+    def __call__(self, features: Float[Array, 'N n E'], count: Int[Array, 'N']) -> Float[Array, 'N P D']:
+        """Returns one token for each feature, or for each square of them."""
+        return self.down(ACTIVATIONS[self.act](self.up(merge(features, self.features, self.merge))))
 
 
 class AttentionPool(nnx.Module):
@@ -92,7 +99,9 @@ class AttentionPool(nnx.Module):
             """Returns the (rows, columns) of a medium's tokens."""
             return 1, self.queries
 
-        def build(self, width_in: int, width: int | None, *, frames: int = 1, rngs: nnx.Rngs) -> 'AttentionPool':
+        def build(
+            self, width_in: int, width: int | None, *, frames: int = 1, features: Grid | None = None, rngs: nnx.Rngs
+        ) -> 'AttentionPool':
             """Builds the part; more frames than one get learned embeddings of their places."""
             return AttentionPool(self, width_in, width or width_in, frames, rngs=rngs)
 
@@ -115,6 +124,31 @@ class AttentionPool(nnx.Module):
         x = self.dense(unit(features) if self.unit else features)
         x = x if self.time is None else with_time(x, self.time[...])
         return beside(sharding.broadcast_rows(self.latents[...], x.shape[0]), x, count)
+
+
+def merged_grid(frames: int, features: Grid, side: int) -> Grid:
+    """Returns the (rows, columns) of a medium's tokens when squares of features are merged."""
+    if features[0] % side or features[1] % side:
+        raise ValueError(
+            f'{features[0]} x {features[1]} features cannot be merged by squares of {side} x {side}; '
+            'choose a picture size and a patch that give multiples of it'
+        )
+    return frames * features[0] // side, features[1] // side
+
+
+def merge(x: Float[Array, 'N n E'], features: Grid | None, side: int) -> Float[Array, 'N P E2']:
+    """Puts the features of each square side by side, row by row (spatial merge, as in Qwen2-VL).
+
+    side 2      a b c d
+                e f g h   ->   abef cdgh
+    """
+    if side == 1:
+        return x
+    rows, columns = features
+    frames = x.shape[1] // (rows * columns)
+    x = sharding.reshape_rows(x, (x.shape[0], frames * rows // side, side, columns // side, side, x.shape[2]))
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return sharding.reshape_rows(x, (x.shape[0], x.shape[1] * x.shape[2], side * side * x.shape[5]))
 
 
 def unit(x: Float[Array, '... E']) -> Float[Array, '... E']:

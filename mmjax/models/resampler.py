@@ -56,7 +56,15 @@ class Resampler(nnx.Module):
             """Returns the (rows, columns) of a medium's tokens."""
             return 1, self.queries
 
-        def build(self, width_in: int, width: int | None = None, *, frames: int = 1, rngs: nnx.Rngs) -> 'Resampler':
+        def build(
+            self,
+            width_in: int,
+            width: int | None = None,
+            *,
+            frames: int = 1,
+            features: Grid | None = None,
+            rngs: nnx.Rngs,
+        ) -> 'Resampler':
             """Builds the part; it works at the features' width, and maps the result to `width` where one is given."""
             return Resampler(self, width_in, width, frames, rngs=rngs)
 

@@ -182,4 +182,4 @@ def _vision(c: Vlm.Config, width: int | None, rngs: nnx.Rngs) -> tuple[nnx.Modul
     encoder = c.encoder.build(width=c.decoder.width, rngs=rngs) if varying else c.encoder.build(rngs=rngs)
     if c.connector is None:
         return encoder, None
-    return encoder, c.connector.build(encoder.width, width, frames=c.frames, rngs=rngs)
+    return encoder, c.connector.build(encoder.width, width, frames=c.frames, features=c.encoder.grid, rngs=rngs)

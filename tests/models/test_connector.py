@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mmjax.models import connector
+
+GRID = (4, 6)
+
+
+@pytest.mark.parametrize('config', [connector.Linear.Config(merge=2), connector.Mlp.Config(merge=2)])
+def test_a_merged_token_sees_its_square_alone(config):
+    part = config.build(3, 5, frames=2, features=GRID, rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2 * 24, 3)), jnp.float32)
+    full = part(x, jnp.array([48]))
+    assert config.grid(2, GRID) == (4, 3) and full.shape == (1, 12, 5)
+    for feature in (0, 7, 23, 24 + 15):
+        frame, place = divmod(feature, 24)
+        row, column = divmod(place, 6)
+        moved = part(x.at[0, feature].add(1.0), jnp.array([48]))
+        changed = np.flatnonzero(np.abs(np.asarray(moved - full)).max(-1)[0])
+        assert changed.tolist() == [frame * 6 + row // 2 * 3 + column // 2]
+
+
+def test_a_grid_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match='4 x 6 features cannot be merged by squares of 4 x 4'):
+        connector.Linear.Config(merge=4).grid(1, GRID)
