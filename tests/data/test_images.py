@@ -139,6 +139,7 @@ WEBP = encoded(photo(64, 48), 'WEBP')
         ('truncated png', PNG[: len(PNG) // 2], 'truncated image'),
         ('png with noise inside', PNG[:60] + bytes(range(200)) + PNG[260:], 'damaged image'),
         ('bomb', bomb(), 'image too large'),
+        ('100 megapixels', b'P6 10000 10000 255\n', 'image too large'),
         ('floats', encoded(pillow.new('F', (2, 2), 0.5), 'TIFF'), 'unsupported pixels'),
         ('32-bit integers', encoded(pillow.new('I', (2, 2), 1 << 20), 'TIFF'), 'unsupported pixels'),
     ],

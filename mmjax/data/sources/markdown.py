@@ -77,7 +77,7 @@ class _Places:
         begin = 0
         for number, line in enumerate(token.content.split('\n'), token.map[0]):
             words, whole = line.strip(), lines[number] if number < len(lines) else ''
-            at = len(whole.rstrip()) - len(words) if whole.rstrip().endswith(words) else max(whole.find(words), 0)
+            at = max(whole.find(words), 0)
             self.begins.append(begin)
             self.shifts.append(starts[number] + at - (len(line) - len(line.lstrip())) - begin)
             begin += len(line) + 1
