@@ -4,6 +4,7 @@
 Compressed files (.gz, .zip) are unpacked once, into the cache or beside the file: there is no way to read their middle.
 """
 
+import glob
 import gzip
 import json
 import os
@@ -16,7 +17,7 @@ import zipfile
 import numpy as np
 
 from mmjax.data.sources.problems import Problems
-from mmjax.data.sources.store import Index, kept_index, kept_paths, may_write
+from mmjax.data.sources.store import Index, file_stamp, kept_index, kept_paths, may_write
 
 CHUNK = 1 << 24
 COMPRESSED = ('.gz', '.zip')
@@ -33,16 +34,18 @@ def index_records(path: pathlib.Path, problems: Problems, cache: str = '') -> tu
 
 def unpacked(path: pathlib.Path, cache: str = '') -> pathlib.Path:
     """Returns the unpacked file of a .gz, or of a .zip with one member; it is made once for each state of the file."""
-    places = list(kept_paths(path, '.unpacked', cache))
-    modified = path.stat().st_mtime
+    suffix = f'.{"-".join(file_stamp(path).values())}.unpacked'
+    places = list(kept_paths(path, suffix, cache))
     for place in places:
-        # The unpacked file carries the time of the packed one; some file systems round it.
-        if place.is_file() and abs(place.stat().st_mtime - modified) <= 2:
+        if place.is_file():
             return place
     for place in places:
         try:
             if may_write(place.parent):
                 _unpack(path, place)
+                for old in place.parent.glob(glob.escape(place.name.removesuffix(suffix)) + '.*.unpacked*'):
+                    if not old.name.startswith(place.name):
+                        old.unlink(missing_ok=True)  # of a former state of the file
                 return place
         except OSError:
             continue
@@ -65,7 +68,6 @@ def _unpack(path: pathlib.Path, place: pathlib.Path) -> None:
                         raise ValueError(f'{path} holds {len(names)} files {names[:3]}, expected one .jsonl')
                     with archive.open(names[0]) as file:
                         shutil.copyfileobj(file, out, CHUNK)
-        os.utime(temporary, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
         os.replace(temporary, place)
     finally:
         temporary.unlink(missing_ok=True)

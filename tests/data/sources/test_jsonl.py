@@ -85,12 +85,13 @@ def test_compressed_records_are_unpacked_once_for_each_state(tmp_path, make_zip,
 
     write(RECORDS)
     assert texts(source(path)) == [r['text'] for r in RECORDS]
-    unpacked = tmp_path / f'x.jsonl.{suffix}.unpacked'
+    (unpacked,) = tmp_path.glob('*.unpacked')
     inode = unpacked.stat().st_ino
     assert texts(source(path)) == [r['text'] for r in RECORDS] and unpacked.stat().st_ino == inode
     write(RECORDS[:2])
     os.utime(path, (10, 10))
     assert texts(source(path)) == [r['text'] for r in RECORDS[:2]]
+    (unpacked,) = tmp_path.glob('*.unpacked')  # the old one is gone
 
 
 def test_broken_lines_are_counted_and_skipped(tmp_path):
@@ -106,6 +107,14 @@ def test_broken_lines_are_counted_and_skipped(tmp_path):
             reasons.append((i, error.reason))
     assert reasons == [(1, 'broken JSON'), (2, 'not a JSON object'), (3, 'broken JSON'), (4, 'broken JSON')]
     assert found.problems.counts == {'broken JSON': 3, 'not a JSON object': 1}
+
+
+def test_many_files_are_one_source(tmp_path):
+    for i, count in enumerate((2, 1, 3)):
+        (tmp_path / f'{i}.jsonl').write_text('\n'.join(json.dumps({'text': f'{i}.{k}'}) for k in range(count)))
+    found = source(tmp_path / '{0..2}.jsonl')
+    assert texts(found) == ['0.0', '0.1', '1.0', '2.0', '2.1', '2.2']
+    assert [found[i].key for i in (1, 2, 5)] == ['0:1', '1:0', '2:2']
 
 
 def test_an_empty_file_is_an_error(tmp_path):
