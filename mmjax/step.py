@@ -32,13 +32,18 @@ class State(NamedTuple):
     step: jax.Array  # steps of this stage so far, skipped ones included
 
 
-def init_state(optimizer: Optimizer, train: Params, ema: float) -> State:
+def init_state(optimizer: Optimizer, train: Params, ema: float, mesh: Mesh | None = None) -> State:
     """Returns the state before the first step, which takes the memory of `train` over; the average starts as a copy."""
     average = {p: jnp.copy(w) for p, w in train.items()} if ema else {}
-    return State(dict(train), jax.jit(optimizer.init)(dict(train)), average, jnp.zeros((), jnp.int32))
+    state = State(dict(train), jax.jit(optimizer.init)(dict(train)), average, jnp.zeros((), jnp.int32))
+    if mesh is None:
+        return state
+    # Exactly as a restored state lies, so that a resumed run has the same program: from the cache, and bit-equal.
+    like = {p: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding) for p, w in train.items()}
+    return jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), state, abstract_state(optimizer, like, ema, mesh))
 
 
-def abstract_state(optimizer: Optimizer, train: Params, ema: float, mesh: Mesh) -> State:
+def abstract_state(optimizer: Optimizer, train: Mapping[str, Any], ema: float, mesh: Mesh) -> State:
     """Returns the shapes and shardings of `init_state`, without its arrays, from those of `train`."""
 
     def on_mesh(s: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

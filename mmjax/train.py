@@ -138,7 +138,7 @@ def train_stage(shop: Workshop, opened: Open, params: dict[str, jax.Array], stop
         state = shop.store.optimizer(begun.step, abstract_state(opened.optimizer, trainable, stage.ema, shop.mesh))
         opened.pipeline.set_state(shop.store.data(begun.step, shop.mesh)[opened.rows.start : opened.rows.stop])
     else:
-        state = init_state(opened.optimizer, trainable, stage.ema)
+        state = init_state(opened.optimizer, trainable, stage.ema, shop.mesh)
     feed = Feed(opened.pipeline, shop.mesh)
     update = compile_stage(shop, opened, state, frozen, feed)
     saved = max(begun.step, opened.offset)  # the end of a stage is the beginning of the next

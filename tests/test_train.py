@@ -183,6 +183,23 @@ def test_one_program_a_stage(tmp_path):
     assert len(count) == 2
 
 
+def test_a_resumed_run_has_the_same_program(tmp_path):
+    """Otherwise it would compile again, and could round otherwise."""
+    programs = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmjax.train.Stop, 'asked', lambda self, step: step >= 3 and len(programs) == 1)
+        compile_update = mmjax.train.compile_update
+
+        def keep(update, *arguments):
+            programs.append(jax.jit(update, donate_argnums=0).lower(*arguments).as_text())
+            return compile_update(update, *arguments)
+
+        patch.setattr(mmjax.train, 'compile_update', keep)
+        for _ in range(2):
+            train(tiny.get_config(), tmp_path)
+    assert programs[0] == programs[1]
+
+
 def test_another_config_is_refused_by_field(tmp_path):
     run = tiny.get_config()
     claim(tmp_path, run, 'tiny.py', [])
