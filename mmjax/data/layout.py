@@ -223,6 +223,11 @@ class Layout:
             raise ValueError(
                 f'layout.max_states is {c.max_states}, but the model reads no states; set Vlm.Config.state'
             )
+        if c.max_states and not spec.in_sequence:
+            raise ValueError(
+                f'layout.max_states is {c.max_states}, but states stand among the text, where a model that looks at '
+                'media through cross-attention puts none; use Splice'
+            )
         if not spec.tokens or not c.max_media:
             return
         rows, columns = spec.grid(spec.frames, spec.height // spec.patch, spec.width // spec.patch)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks: what is asked of a document. Each is a function Document -> Document, given to a part of a mixture (`Part.task`).
+"""Tasks: what is asked of a document, a function Document -> Document that a part of a mixture may have (`Part.task`).
 
     [picture] 'two cats'                       -> Caption  -> [picture] 'Describe the picture.' 'two cats'
     [picture] 'How many cats?' '2'             -> Ask      -> [picture] 'Question: How many cats? Answer:' '2'

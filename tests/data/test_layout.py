@@ -322,6 +322,10 @@ def test_degenerate_documents(pieces, reason):
         (dict(spec=CROSS, image=ImageFormat(two_way=True)), 'cross-attention: they have no places'),
         (dict(spec=dataclasses.replace(CROSS, varying=True), sees='all'), 'pictures of one size'),
         (dict(max_states=1, special=('<image>', '<state>')), 'the model reads no states'),
+        (
+            dict(spec=dataclasses.replace(CROSS, state_width=2), max_states=1, special=('<image>', '<state>')),
+            'use Splice',
+        ),
         (dict(fit='bend'), "mode is 'bend'"),
     ],
 )

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks a batch on the host: names, shapes, types and ranges, before a device turns a mistake into quiet nonsense.
+
+Every message names the row and its documents, both numbers, and the way out.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmjax.batch import Batch, MediaSpec
+
+KINDS = {'weight': np.float32, 'states': np.float32, 'pixels': np.uint8}  # all others are int32
+
+
+class BadBatch(ValueError):
+    """A batch that no model of this spec can read."""
+
+
+def check(batch: Batch, vocab: int, spec: MediaSpec, keys: Sequence[Sequence[str]] | None = None) -> None:
+    """Raises BadBatch unless `batch` is what a model with `vocab` tokens and this spec reads.
+
+    `keys` names the documents of each row, for the message.
+    """
+    _Check(batch, keys).all(vocab, spec)
+
+
+class _Check:
+    def __init__(self, batch: Batch, keys: Sequence[Sequence[str]] | None):
+        self.batch, self.keys = batch, keys
+
+    def all(self, vocab: int, spec: MediaSpec) -> None:
+        """Runs every check, shapes before values."""
+        b = self.batch
+        self.shapes(spec)
+        self.values(b.tokens, (b.tokens >= 0) & (b.tokens < vocab), f'tokens: {{}} is no id of a vocabulary of {vocab}',
+                    'build the decoder as wide as the tokenizer')  # fmt: skip
+        self.values(b.weight, np.isfinite(b.weight) & (b.weight >= 0), 'weight: {}', 'loss weights are 0 or more')
+        self.values(b.position, b.position >= 0, 'position: {}', 'positions count from 0 in each document')
+        self.spans()
+        self.media(spec)
+
+    def shapes(self, spec: MediaSpec) -> None:
+        """Checks names, shapes and types."""
+        b = self.batch
+        if np.ndim(b.tokens) != 2:
+            raise BadBatch(f'tokens has shape {list(np.shape(b.tokens))}, expected [rows, tokens]')
+        rows, length = b.tokens.shape
+        media = b.media_size.shape[1] if b.media_size is not None and b.media_size.ndim == 3 else 0
+        states = b.states.shape[1] if b.states is not None and b.states.ndim == 3 else 0
+        shapes = {
+            'tokens': (rows, length),
+            'weight': (rows, length),
+            'span': (rows, length, 2),
+            'position': (rows, length, 3) if b.position.ndim == 3 else (rows, length),
+            'slot': (rows, length),
+            'media_span': (rows, length, 2),
+            'pixels': (rows, media, spec.frames, spec.height, spec.width, 3),
+            'media_size': (rows, media, 3),
+            'states': (rows, states, spec.state_width),
+        }
+        for name, array in b._asdict().items():
+            if array is None:
+                continue
+            kind = KINDS.get(name, np.int32)
+            if array.shape != shapes[name] or array.dtype != kind:
+                reads = f'{np.dtype(kind)}{list(shapes[name])}'
+                raise BadBatch(
+                    f'{name} is {array.dtype}{list(array.shape)}, the model reads {reads}; '
+                    'was the layout built with the media_spec() of another model?'
+                )
+        if media and (b.pixels is None or (b.slot is None and b.media_span is None)):
+            lacking = 'pixels' if b.pixels is None else 'slot' if spec.in_sequence else 'media_span'
+            raise BadBatch(f'media_size speaks of {media} media a row, but {lacking} is None')
+
+    def values(self, array: np.ndarray, good: np.ndarray, what: str, way_out: str) -> None:
+        """Raises BadBatch with the first value of `array` that is not good."""
+        if good.all():
+            return
+        place = tuple(int(i) for i in np.argwhere(~good)[0])
+        where = f'row {place[0]}, place {place[1]}'
+        if self.keys:
+            where += f' (documents {", ".join(self.keys[place[0]])})'
+        raise BadBatch(f'{where}: {what.format(array[place].tolist())}; {way_out}')
+
+    def spans(self) -> None:
+        """Checks that spans lie in the row and hold their own place, and that what is learnt has a label."""
+        span, weight = self.batch.span, self.batch.weight
+        length = span.shape[1]
+        start, end = span[..., 0], span[..., 1]
+        here = np.arange(length)
+        self.values(
+            span, (start >= 0) & (start <= end) & (end <= length), 'span {} of a row', f'it holds {length} tokens'
+        )
+        inside = (start <= here) & (here < end)
+        self.values(
+            span, inside | (start == end), 'span {} leaves out the token itself', 'a token sees at least itself'
+        )
+        self.values(weight, (weight == 0) | inside, 'weight {} where nothing is seen', 'padding must weigh 0')
+        follows = np.zeros_like(inside)
+        follows[:, :-1] = inside[:, 1:] & (start[:, 1:] <= here[:-1])
+        self.values(
+            weight, (weight == 0) | follows, 'weight {} at the end of a document', 'no token of it follows: weigh it 0'
+        )
+
+    def media(self, spec: MediaSpec) -> None:
+        """Checks that what is said of media is there."""
+        b = self.batch
+        count = 0 if b.media_size is None else b.media_size.shape[1]
+        states = 0 if b.states is None else b.states.shape[1]
+        total = count * spec.tokens + states
+        if count:
+            most = np.array([spec.frames, spec.height // spec.patch, spec.width // spec.patch])
+            self.values(
+                b.media_size,
+                (b.media_size >= 0).all(-1) & (b.media_size <= most).all(-1),
+                f'media_size {{}}, at most {most.tolist()} frames, rows and columns of patches',
+                'does the layout fit pictures to this model?',
+            )
+        there = np.ones((len(b.tokens), total + 1), bool)  # which media tokens exist; the last stands for none
+        for m in range(count):
+            there[:, m * spec.tokens : (m + 1) * spec.tokens] = b.media_size[:, m, :1] > 0
+        if b.slot is not None:
+            known = (b.slot >= -1) & (b.slot < total)
+            self.values(
+                b.slot, known, 'slot {} of a row', f'it has {count} media of {spec.tokens} tokens and {states} states'
+            )
+            there[:, -1] = True
+            self.values(b.slot, np.take_along_axis(there, b.slot, axis=1), 'slot {} of a medium that is not there',
+                        'its media_size is 0')  # fmt: skip
+            self._each_once(total)
+        if b.media_span is not None:
+            start, end = b.media_span[..., 0], b.media_span[..., 1]
+            known = (start >= 0) & (start <= end) & (end <= count * spec.tokens)
+            self.values(b.media_span, known, 'media_span {} of a row', f'it has {count} media of {spec.tokens} tokens')
+
+    def _each_once(self, total: int) -> None:
+        slot = np.sort(
+            np.where(self.batch.slot < 0, total + np.arange(self.batch.slot.shape[1]), self.batch.slot), axis=1
+        )
+        twice = np.zeros(slot.shape, bool)
+        twice[:, 1:] = slot[:, 1:] == slot[:, :-1]
+        self.values(slot, ~twice, 'slot {} twice', 'a media token stands at one place only')
