@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
+from mmjax.data.sources.digits import FILE, Digits, glyphs
+from mmjax.document import Image, Region, Text
+
+
+def text(document) -> str:
+    """The words of a document, pictures as #, boxes as @."""
+    marks = {Image: '#', Region: '@'}
+    return ''.join(marks.get(type(piece)) or piece.text for piece in document.pieces)
+
+
+def learnt(document) -> list[str]:
+    return [p.text for p in document.pieces if isinstance(p, Text) and p.weight > 0]
+
+
+def test_the_file_is_the_public_data():
+    sklearn = pytest.importorskip('sklearn.datasets', reason='scikit-learn is not installed: nothing to compare with')
+    with np.load(FILE) as file:
+        assert np.array_equal(file['images'], sklearn.load_digits().images)
+        assert np.array_equal(file['labels'], sklearn.load_digits().target)
+
+
+def test_no_digit_is_in_both_splits():
+    train, test = ({image.tobytes() for image in glyphs(split)[0]} for split in ('train', 'test'))
+    assert len(train) + len(test) == 1797 and not train & test
+
+
+@pytest.mark.parametrize('task', ['caption', 'count', 'find', 'mixed', 'few_shot'])
+def test_a_document_is_a_function_of_its_number(task):
+    config = Digits.Config(task=task, pictures=2)
+    one, other = config.build()[17], config.build()[17]
+    assert text(one) == text(other) != text(config.build()[18])
+    assert all(
+        np.array_equal(a.pixels, b.pixels)
+        for a, b in zip(one.pieces, other.pieces, strict=True)
+        if isinstance(a, Image)
+    )
+    assert one.pieces[-1].weight > 0  # the last piece is an answer
+
+
+def test_captions_and_counts_say_what_the_scene_shows():
+    source = Digits.Config(task='mixed', pictures=1, questions=6).build()
+    checked = 0
+    for i in range(60):
+        words = text(source[i]).split('\n')
+        captions = [w.partition('? ')[2].split() for w in words if 'digits? ' in w]
+        for line in words:
+            if captions and 'how many? ' in line:
+                checked += 1
+                assert int(line.rpartition(' ')[2]) == len(captions[0])
+            elif captions and 'how many ' in line:
+                checked += 1
+                label, _, count = line.partition('how many ')[2].partition('s? ')
+                assert captions[0].count(label) == int(count)
+    assert checked > 50
+
+
+def test_a_box_holds_the_ink_of_its_digit():
+    source = Digits.Config(task='find', least=2).build()
+    for i in range(40):
+        scene, _, region = source[i].pieces
+        x0, y0, x1, y1 = np.round(np.array(region.boxes[0]) * 32).astype(int)
+        bright = scene.pixels.astype(int).mean(-1)
+        assert bright[y0:y1, x0:x1].max() > 130 and 0 <= x0 < x1 <= 32 and 0 <= y0 < y1 <= 32
+
+
+def test_few_shot_names_cannot_be_known_before_they_are_shown():
+    for i in range(40):
+        document = Digits.Config(task='few_shot', classes=2, shots=2, most=1).build()[i]
+        names = [p for p in document.pieces if isinstance(p, Text) and p.text != '\n']
+        seen = set()
+        for name in names:
+            assert (name.weight > 0) == (name.text in seen)
+            seen.add(name.text)
+        assert names[-1].text in {n.text for n in names[:-1]} and len(names) == 5
+
+
+@pytest.mark.parametrize(
+    'wrong, message',
+    [
+        (dict(task='captoin'), "task is 'captoin', known are caption"),
+        (dict(split='val'), "split is 'val'"),
+        (dict(least=3, most=2), 'least=3 and most=2'),
+        (dict(largest=40), '10 to 40 pixels on scenes of 32 x 32'),
+        (dict(classes=1), 'classes=1'),
+    ],
+)
+def test_refusals(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Digits.Config(**wrong).build()
