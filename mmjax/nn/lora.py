@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mmjax.nn.layers import Linear, contract, normal, parameter
+from mmjax.nn.layers import Linear, contract, normal
 from mmjax.sharding import P
 
 
@@ -25,8 +25,8 @@ class Lora(nnx.Module):
         depth, inner, outer = shape[:lead], shape[lead : lead + num_in], shape[lead + num_in :]
         self.scale, self.num_in, self.out_axes = alpha / rank, num_in, linear.out_axes
         a = normal(rngs.params(), (*depth, *inner, rank), 1 / math.sqrt(math.prod(inner)))
-        self.a = parameter(a.astype(linear.kernel.dtype), P(*spec[:num_in], None))
-        self.b = parameter(jnp.zeros((*depth, rank, *outer), linear.kernel.dtype), P(None, *spec[num_in:]))
+        self.a = nnx.Param(a.astype(linear.kernel.dtype), spec=P(*spec[:num_in], None))
+        self.b = nnx.Param(jnp.zeros((*depth, rank, *outer), linear.kernel.dtype), spec=P(None, *spec[num_in:]))
 
     def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
         """Returns x @ a @ b * alpha / rank."""

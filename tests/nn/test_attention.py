@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from disturbed import array, disturbed
 from flax import nnx
 
 from mmjax import sharding
@@ -14,27 +15,18 @@ from mmjax.nn.attention import Attention
 from mmjax.nn.layers import Norm
 from mmjax.sharding import P
 
-RNG = np.random.default_rng(0)
 WIDTH, SOURCE = 12, 10
 PLAIN = Attention.Config(heads=4, kv_heads=2, head_width=6)
 BIASES = dict(q_bias=True, k_bias=True, v_bias=True, o_bias=True)
 
 
 def build(c: Attention.Config, source: int | None = None) -> Attention:
-    """Returns an attention whose every parameter counts."""
-    part = c.build(WIDTH, source_width=source, rngs=nnx.Rngs(0))
-    for param in sharding.paths(part).values():
-        param[...] = param[...] + 0.3 * jnp.asarray(RNG.normal(size=param.shape), jnp.float32)
-    return part
-
-
-def array(*shape: int) -> jax.Array:
-    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+    return disturbed(lambda rngs: c.build(WIDTH, source_width=source, rngs=rngs))
 
 
 def by_hand(part: Attention, x, source, span, c: Attention.Config) -> np.ndarray:
     """Computes the attention of every head and token in turn, in float64."""
-    p = {path: np.asarray(w[...], np.float64) for path, w in sharding.paths(part).items()}
+    p = {path: np.asarray(w.get_value(), np.float64) for path, w in sharding.paths(part).items()}
     project = lambda x, name: np.einsum('lD,DNH->lNH', x, p[f'{name}/kernel']) + p.get(f'{name}/bias', 0)
     rms = lambda x, scale: x / np.sqrt(np.square(x).mean(-1, keepdims=True) + c.qk_norm.eps) * scale
     out = np.zeros((*x.shape[:2], WIDTH))
@@ -85,14 +77,14 @@ def test_attention_by_hand(changes):
 def test_cross_attention_reads_a_source_of_another_width():
     part, x, source = build(PLAIN, SOURCE), array(2, 5, WIDTH), array(2, 8, SOURCE)
     span = jnp.array([[[0, 8], [0, 3], [3, 8], [2, 2], [7, 8]]] * 2)
-    got = part(x, part.keys_values(source), span)
+    got = jax.jit(lambda x: part(x, part.keys_values(source), span))(x)
     np.testing.assert_allclose(got, by_hand(part, x, source, span, PLAIN), atol=2e-5)
     assert not np.any(got[:, 3])
 
 
 @pytest.mark.parametrize('bias', ['q_bias', 'k_bias', 'v_bias', 'o_bias'])
 def test_each_bias_has_its_own_switch(bias):
-    part = dataclasses.replace(PLAIN, **{bias: True}).build(WIDTH, rngs=nnx.Rngs(0))
+    part = build(dataclasses.replace(PLAIN, **{bias: True}))
     assert [path for path in sharding.paths(part) if path.endswith('bias')] == [f'{bias[0]}/bias']
 
 

@@ -3,9 +3,11 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from disturbed import disturbed
 from flax import nnx
 
 from mmjax import sharding
@@ -37,19 +39,16 @@ def test_activation(act):
 @pytest.mark.parametrize('bias', [False, True])
 @pytest.mark.parametrize('gated', [False, True])
 def test_mlp(gated, bias, norm):
-    part = Mlp.Config(width=7, act='silu', gated=gated, bias=bias, inner_norm=norm).build(
-        5, width_out=3, rngs=nnx.Rngs(0)
-    )
-    for param in sharding.paths(part).values():
-        param[...] = jnp.asarray(RNG.normal(size=param.shape), jnp.float32)
-    p = {path: np.asarray(w[...], np.float64) for path, w in sharding.paths(part).items()}
+    c = Mlp.Config(width=7, act='silu', gated=gated, bias=bias, inner_norm=norm)
+    part = disturbed(lambda rngs: c.build(5, width_out=3, rngs=rngs))
+    p = {path: np.asarray(w.get_value(), np.float64) for path, w in sharding.paths(part).items()}
     x = RNG.normal(size=(2, 4, 5))
     linear = lambda x, name: x @ p[f'{name}/kernel'] + p.get(f'{name}/bias', 0)
     silu = FORMULAS['silu']
     h = silu(linear(x, 'gate')) * linear(x, 'up') if gated else silu(linear(x, 'up'))
     if norm:
         h = h / np.sqrt(np.square(h).mean(-1, keepdims=True) + 1e-3) * p['inner_norm/scale']
-    np.testing.assert_allclose(part(jnp.asarray(x, jnp.float32)), linear(h, 'down'), atol=2e-5)
+    np.testing.assert_allclose(jax.jit(part)(jnp.asarray(x, jnp.float32)), linear(h, 'down'), atol=2e-5)
     assert any('bias' in path for path in p) == bias
 
 
