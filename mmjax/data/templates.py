@@ -7,8 +7,8 @@ turns, whose pieces carry roles, is written
     start system | user.before  picture, words  user.after | assistant.before  lead, words, after | end
     read  read     read         read            read         read              learnt               learnt
 
-and one without roles as its pieces stand, between start and end. Each function returns new objects, so that an override
-of one config changes no other.
+and one without roles as its pieces stand, between start and end. An end that the last turn wrote is not written again.
+Each function returns new objects, so that an override of one config changes no other.
 """
 
 import dataclasses
@@ -109,6 +109,7 @@ def vicuna() -> Format:
             system_turn=Turn(after=' '),
             user=Turn(before='USER: ', after=' '),
             assistant=Turn(before='ASSISTANT:', lead=' ', after='</s>', weight=1.0),
+            end='</s>',
         )
     )
 
@@ -123,7 +124,7 @@ def fuyu() -> Format:
     """[picture, |NEWLINE| behind each row] <s>question<0x04> answer|ENDOFTEXT|."""
     image = ImageFormat(placeholder='|SPEAKER|', row_end='|NEWLINE|', after='<s>')
     answer = Turn(before='<0x04>', lead=' ', after='|ENDOFTEXT|', weight=1.0)
-    return Format(image=image, text=TextFormat(assistant=answer))
+    return Format(image=image, text=TextFormat(assistant=answer, end='|ENDOFTEXT|'))
 
 
 def chatml(system: str = 'You are a helpful assistant.') -> Format:

@@ -139,8 +139,11 @@ class Writer:
             following = roles[len(document.pieces) :] or ['assistant'] if roles else []
             page.format(self.text.turn(following[0]).before if following and following[0] != role else '', 0.0)
         elif closed:
-            page.format(self.text.chunk_end if pictures else '', learnt)
-            page.format(self.text.end, learnt)
+            chunk = self.text.chunk_end if pictures else ''
+            page.format(chunk, learnt)
+            # A chat's last turn may have written the end already.
+            if chunk or not (turn and turn.after.endswith(self.text.end)):
+                page.format(self.text.end, learnt)
         page.flush()
         return page.units
 

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
 from mmjax.batch import MediaSpec
 from mmjax.data import dialects, templates
+from mmjax.data.check import check
+from mmjax.data.coordinates import Numbers
 from mmjax.data.layout import Layout
+from mmjax.data.pipeline import finite
 from mmjax.data.templates import ImageFormat, TextFormat
-from mmjax.data.tokenizer import Bytes
+from mmjax.data.tokenizer import Bytes, HuggingFace, SentencePiece
 from mmjax.document import BadDocument, Document, Generate, Image, Region, State, Text, Video
 
 # A picture of 2 x 2 patches that gives 2 tokens.
@@ -158,8 +163,8 @@ def test_chat():
         ('plain', SPEC, '<image><image>Q:A</s>', 'A</s>'),
         ('flamingo', CROSS, '<image>Q:A<|endofchunk|></s>', 'A<|endofchunk|></s>'),
         ('kosmos', SPEC, '<s><image><image><image></image>Q:A</s>', 'A</s>'),
-        ('shikra', SPEC, '<s><im_start><im_patch><im_patch><im_end>Q:A', 'A'),
-        ('fuyu', SPEC, '|SPEAKER||SPEAKER||NEWLINE|<s>Q:A', 'A'),
+        ('shikra', SPEC, '<s><im_start><im_patch><im_patch><im_end>Q:A</s>', 'A</s>'),
+        ('fuyu', SPEC, '|SPEAKER||SPEAKER||NEWLINE|<s>Q:A|ENDOFTEXT|', 'A|ENDOFTEXT|'),
         ('chatml', SPEC, 'Picture 1: <img><imgpad><imgpad></img>\nQ:A', 'A'),
     ],
 )
@@ -339,3 +344,68 @@ def test_model_without_pictures():
     assert text(layout(Document([Text('ab')]))[0], layout) == 'ab</s>'
     with pytest.raises(BadDocument, match='picture: the model reads none'):
         layout(DOCUMENT)
+
+
+@pytest.mark.parametrize('kind', ['byte_level', 'metaspace', 'sentencepiece'])
+def test_prompts_begin_what_is_trained_on_with_any_tokenizer(kind, tokenizer_files):
+    f = templates.vicuna()
+    config = {
+        'byte_level': HuggingFace.Config(path=str(tokenizer_files / 'bytes')),
+        'metaspace': HuggingFace.Config(path=str(tokenizer_files / 'metaspace.json')),
+        'sentencepiece': SentencePiece.Config(path=str(tokenizer_files / 'words.model')),
+    }[kind]
+    config.special = f.special_tokens()
+    layout = Layout.Config(tokenizer=config, image=f.image, text=f.text, max_tokens=400).build(SPEC)
+    pieces = [PICTURE, Text('\nwhere is the cat?'), Text('the mat'), Text('where?'), Text('here')]
+    roles = ['user', 'user', 'assistant', 'user', 'assistant']
+    (laid,) = layout(Document(pieces, meta={'roles': roles}))
+    prompt = layout.prompt(Document(pieces[:4], meta={'roles': roles}))
+    assert laid.tokens[: len(prompt.tokens)].tolist() == prompt.tokens.tolist()
+    answer = laid.tokens[len(prompt.tokens) : -1]
+    assert layout.tokenizer.decode(answer).strip() == 'here'
+    # Learnt are the words with the space before them, and the end; nothing of the format.
+    assert learnt(laid, layout).replace(' ', '') == 'themat</s>here</s>'
+
+
+@st.composite
+def documents(draw):
+    pieces = draw(
+        st.lists(
+            st.one_of(
+                st.builds(Text, st.text('abc', max_size=9), st.sampled_from([0.0, 0.5, 1.0])),
+                st.just(PICTURE),
+                st.builds(Region, st.text('xyz', max_size=2), st.just(((0.0, 0.0, 0.5, 0.5),))),
+            ),
+            max_size=9,
+        )
+    )
+    return Document(pieces, key='drawn')
+
+
+@pytest.mark.parametrize('spec', [SPEC, CROSS], ids=['splice', 'cross-attention'])
+@hypothesis.settings(deadline=None, database=None, max_examples=40)
+@hypothesis.given(document=documents(), max_tokens=st.integers(14, 40), max_media=st.integers(1, 3))
+def test_whatever_the_document(spec, document, max_tokens, max_media):
+    """Parts of a split document hold what the whole holds, in order; every batch of them is sound."""
+    codec = Numbers(box='[{x0}{y0}{x1}{y1}]', steps=9, last=9)
+    fields = dict(coordinates=codec, text=TextFormat(start='</s>', chunk_end='</s>', end='</s>'))
+    whole = build(spec, max_tokens=999, max_media=9, **fields)
+    parts = build(spec, max_tokens=max_tokens, max_media=max_media, **fields)
+    try:
+        (expected,) = whole(document)
+    except BadDocument:
+        with pytest.raises(BadDocument):
+            parts(document)
+        return
+    try:
+        laid = parts(document)
+    except BadDocument as error:
+        assert error.reason == 'nothing to learn' and parts.problems.counts['too long, split']
+        return
+    if not parts.problems.counts['part with nothing to learn']:
+        assert np.concatenate([part.tokens for part in laid]).tolist() == expected.tokens.tolist()
+        assert sum(len(part.media) for part in laid) == len(expected.media)
+        # Each cut takes the weight of the one token that is then predicted from nowhere.
+        assert sum(part.weight.sum() for part in laid) >= expected.weight.sum() - len(laid) + 1
+    for batch, info in finite(laid, parts, 2):
+        check(batch, 258, spec, info.keys)
