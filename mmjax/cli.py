@@ -9,12 +9,18 @@ import difflib
 import logging
 import os
 import pathlib
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmjax.data.layout import Layout
 
 PACKAGE = pathlib.Path(__file__).resolve().parent
 CACHE = pathlib.Path('~/.cache/mmjax').expanduser()
+Body = Callable[[argparse.Namespace, list[str]], int | None]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,29 +46,27 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='mmjax',
         description='Trains and uses multimodal models.',
-        epilog='example: mmjax train --config=configs/quickstart.py --workdir=runs/quickstart\n'
-        '`mmjax VERB --help` says more.',
+        epilog='example: mmjax train --config=configs/quickstart.py\n`mmjax VERB --help` says more.',
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.set_defaults(debug=False)
     verbs = parser.add_subparsers(dest='verb', metavar='VERB')
-    train = _verb(
-        verbs,
-        'train',
-        'train a model, or go on where a run stopped',
-        'mmjax train --config=configs/quickstart.py --workdir=runs/a --config.stages[0].optimizer.peak_lr=3e-4',
+    _add_train(verbs)
+    _add_data(verbs)
+    return parser
+
+
+def _add_train(verbs: argparse._SubParsersAction) -> None:
+    train = _verb(verbs, 'train', run_train, 'train a model, or go on where a run stopped')
+    train.epilog = (
+        'example: mmjax train --config=configs/quickstart.py --config.stages[0].optimizer.peak_lr=3e-4\n\n'
         'Any field of the config can be set: --config.FIELD=VALUE. Started again, the same command goes on from the\n'
-        'last checkpoint, with the same losses as if it had never stopped.',
+        'last checkpoint, with the same losses as if it had never stopped.'
     )
-    train.set_defaults(run=run_train)
-    train.add_argument(
-        '--config', required=True, metavar='FILE[:ARG]', help='the config file, e.g. configs/quickstart.py'
-    )
-    train.add_argument('--workdir', required=True, type=pathlib.Path, help='where checkpoints, logs and results go')
-    train.add_argument(
-        '--accept-changes', action='store_true', help='go on in a work directory begun with another config'
-    )
+    _config(train, required=True)
+    train.add_argument('--workdir', type=pathlib.Path, help='for checkpoints, logs and results; else runs/NAME')
+    train.add_argument('--accept-changes', action='store_true', help='go on in a workdir begun with another config')
     train.add_argument(
         '--distributed',
         nargs='?',
@@ -70,7 +74,32 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='HOST:PORT,I,N',
         help='this is process I of N; without a value, as the cluster says (TPU pods, Slurm)',
     )
-    return parser
+
+
+def _add_data(verbs: argparse._SubParsersAction) -> None:
+    data = _verb(verbs, 'data', None, 'look at data, and prove that packing it changes nothing')
+    data.epilog = (
+        'example: mmjax data inspect pages/\n\n'
+        'A source is a folder of pages, tars (shards/x-{000..127}.tar), JSONL or COCO files, a TFDS set\n'
+        '(tfds:NAME:SPLIT), or digits:caption. `mmjax data VERB --help` says more.'
+    )
+    kinds = data.add_subparsers(dest='kind', metavar='VERB', required=True)
+    inspect = _verb(kinds, 'inspect', run_inspect, 'count what a source holds, what is dropped and how full rows get')
+    inspect.epilog = "example: mmjax data inspect 'shards/x-{000..127}.tar' --decode"
+    show = _verb(kinds, 'show', run_show, 'draw documents with their boxes, a packed row token by token, and its masks')
+    show.epilog = 'example: mmjax data show digits:find --out=/tmp/digits --count=4'
+    for verb in (inspect, show):
+        verb.add_argument('source', help='a path or a name')
+        _config(verb, required=False, more="; its model's layout is used, else bytes and 64 tokens a picture")
+    inspect.add_argument('--limit', type=int, default=2000, help='documents looked at, evenly spaced; 0: all (2000)')
+    inspect.add_argument('--decode', action='store_true', help='decode every picture too')
+    show.add_argument('--out', type=pathlib.Path, default=pathlib.Path('shown'), help='folder for the pages (shown/)')
+    show.add_argument('--count', type=int, default=8, help='documents (8)')
+    show.add_argument('--first', type=int, default=0, help='number of the first one')
+    verify = _verb(kinds, 'verify', run_verify, 'prove that packed documents learn what separate ones do')
+    verify.epilog = 'example: mmjax data verify --config=configs/flamingo.py:debug'
+    _config(verify, required=True)
+    verify.add_argument('--stage', type=int, default=0, help='number of the stage whose data is used (0)')
 
 
 def run_train(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -78,16 +107,68 @@ def run_train(args: argparse.Namespace, overrides: list[str]) -> int:
     if args.distributed is not None:
         import jax
 
-        address, *numbers = args.distributed.split(',') if args.distributed else (None, None, None)
-        index, count = (n and int(n) for n in numbers)
-        jax.distributed.initialize(address, num_processes=count, process_id=index)
+        found = re.fullmatch(r'(\S+:\d+),(\d+),(\d+)', args.distributed)
+        if args.distributed and not found:
+            raise ValueError(f'--distributed={args.distributed}: write HOST:PORT,I,N, e.g. localhost:9876,0,2')
+        address, index, count = found.groups() if found else (None, None, None)
+        jax.distributed.initialize(address, count and int(count), index and int(index))
     from mmjax.config import load_config
     from mmjax.train import train
     from mmjax.workdir import claim
 
+    run, workdir = load_config(args.config, overrides), args.workdir or default_workdir(args.config)
+    claim(workdir, run, args.config, overrides, accept_changes=args.accept_changes)
+    return train(run, workdir)
+
+
+def run_inspect(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Runs `mmjax data inspect`."""
+    from mmjax.data.inspect import inspect
+    from mmjax.data.sources import open_source
+
+    print(inspect(open_source(args.source), _layout(args, overrides), args.limit or None, decode=args.decode))
+
+
+def run_show(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Runs `mmjax data show`."""
+    from mmjax.data.show import show
+    from mmjax.data.sources import open_source
+
+    for file in show(open_source(args.source), _layout(args, overrides), args.out, args.count, args.first):
+        print(file)
+
+
+def run_verify(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Runs `mmjax data verify`; the exit code is 1 where packing changes what is learnt."""
+    from mmjax.config import load_config
+    from mmjax.verify import verify
+
     run = load_config(args.config, overrides)
-    claim(args.workdir, run, args.config, overrides, accept_changes=args.accept_changes)
-    return train(run, args.workdir)
+    if not 0 <= args.stage < len(run.stages):
+        raise ValueError(f'--stage={args.stage}, but the config has stages 0 to {len(run.stages) - 1}')
+    verdict = verify(run, args.stage)
+    print(verdict)
+    return 0 if verdict.ok else 1
+
+
+def _layout(args: argparse.Namespace, overrides: list[str]) -> 'Layout':
+    if args.config is not None:
+        from mmjax.config import load_config
+
+        run = load_config(args.config, overrides)
+        return run.layout.build(run.model.media_spec())
+    if overrides:
+        raise ValueError(f'{overrides[0]} changes no config; give one with --config=FILE')
+    from mmjax.data.inspect import assumed_layout
+
+    return assumed_layout()
+
+
+def default_workdir(spec: str) -> pathlib.Path:
+    """Returns runs/NAME for configs/NAME.py, runs/NAME-ARG for configs/NAME.py:ARG."""
+    path, _, argument = spec.partition(':')
+    name = re.sub(r'[^\w.=-]+', '-', argument)
+    return pathlib.Path('runs') / (pathlib.Path(path).stem + (f'-{name}' if name else ''))
 
 
 def split_overrides(rest: Sequence[str]) -> list[str]:
@@ -101,9 +182,8 @@ def split_overrides(rest: Sequence[str]) -> list[str]:
         elif overrides and '=' not in overrides[-1] and not arg.startswith('--'):
             overrides[-1] += f'={arg}'
         else:
-            near = difflib.get_close_matches(
-                arg.split('=')[0], ['--config', '--workdir', '--accept-changes', '--debug'], n=1
-            )
+            known = ('--config', '--workdir', '--checkpoint', '--accept-changes', '--distributed', '--debug', '--limit')
+            near = difflib.get_close_matches(arg.split('=')[0], known, n=1)
             raise ValueError(f'unknown argument {arg!r}' + (f'; did you mean {near[0]}?' if near else ''))
     return [o if '=' in o else f'{o}=true' for o in overrides]
 
@@ -112,25 +192,25 @@ def is_for_user(error: Exception) -> bool:
     """Returns whether an error is a message and no bug: a missing file, or raised on purpose by our own code."""
     if isinstance(error, FileNotFoundError | PermissionError):
         return True
-    frames = traceback.extract_tb(error.__traceback__)
-    where = pathlib.Path(frames[-1].filename).resolve()
-    ours = where.is_relative_to(PACKAGE) or 'get_config' in {f.name for f in frames}
-    return ours and (frames[-1].line or '').startswith('raise')
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return pathlib.Path(last.filename).resolve().is_relative_to(PACKAGE) and (last.line or '').startswith('raise')
 
 
-def _verb(
-    verbs: argparse._SubParsersAction, name: str, summary: str, example: str, more: str
-) -> argparse.ArgumentParser:
+def _verb(verbs: argparse._SubParsersAction, name: str, body: Body | None, summary: str) -> argparse.ArgumentParser:
     parser = verbs.add_parser(
         name,
         help=summary,
         description=f'{summary[0].upper()}{summary[1:]}.',
-        epilog=f'example: {example}\n\n{more}',
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.set_defaults(run=body)
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     return parser
+
+
+def _config(parser: argparse.ArgumentParser, *, required: bool, more: str = '') -> None:
+    parser.add_argument('--config', required=required, metavar='FILE[:ARG]', help=f'the config file{more}')
 
 
 def _prepare(debug: bool) -> None:

@@ -193,18 +193,23 @@ def program_line(compiled: Any, seconds: float) -> str:
 
 
 def _forget_after(path: pathlib.Path, step: int) -> None:
-    """Drops lines after a step: what a killed run wrote past its last checkpoint is written again."""
+    """Drops lines after a step: what a killed run wrote past its last checkpoint is written again.
+
+    A line of steps counts those before it; a line of measures comes before its step, hence is made again too.
+    """
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+    kept = [line for line in path.read_text().splitlines() if _steps_of(line) <= step]
     beside = path.with_suffix('.new')
     beside.write_text(''.join(line + '\n' for line in kept))
     os.replace(beside, path)
 
 
-def _step_of(line: str) -> float | int:
+def _steps_of(line: str) -> int | float:
+    """Returns how many steps a run must have made for the line to be final."""
     try:
-        return json.loads(line)['step']
+        values = json.loads(line)
+        return values['step'] + ('skipped' not in values)
     except (json.JSONDecodeError, KeyError):
         return np.inf  # cut off in the middle when the run was killed
 

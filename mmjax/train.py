@@ -15,9 +15,10 @@ from mmjax import log, optim, sharding
 from mmjax.checkpoint import Place, Store, global_rows
 from mmjax.config import ConfigError, Run, Stage, check, check_rows
 from mmjax.data.pipeline import Pipeline
+from mmjax.evaluate import measure
 from mmjax.feed import Feed, rows_of_host
 from mmjax.objectives.next_token import next_token
-from mmjax.params import Skeleton
+from mmjax.params import Skeleton, cast
 from mmjax.step import State, abstract_state, build_update, compile_update, init_state
 from mmjax.workdir import abstract, held, initial, shapes
 
@@ -159,6 +160,7 @@ def train_stage(shop: Workshop, opened: Open, params: dict[str, jax.Array], stop
                 save(done)
                 log.info(f'stopped before step {step} and saved; the same command goes on from there')
                 break
+            evaluate_at(shop, state, frozen, step)  # the state before this step
             if step % shop.run.checkpoint.every_steps == 0:
                 save(done)  # before a batch is taken: the data's place is that of the state
             waited = feed.stalled
@@ -171,6 +173,18 @@ def train_stage(shop: Workshop, opened: Open, params: dict[str, jax.Array], stop
         feed.close()
     log.info(log.data_lines(opened.pipeline.stats, opened.layout.problems.lines()))
     return {**state.train, **frozen}
+
+
+def evaluate_at(shop: Workshop, state: State, frozen: Mapping[str, jax.Array], step: int) -> None:
+    """Measures what is due before a step and writes it among the metrics."""
+    due = [e for e in shop.run.evals if step and e.every_steps and step % e.every_steps == 0]
+    if not due:
+        return
+    shop.logger.flush()
+    with shop.logger.paused():
+        model = shop.skeleton.merge(cast({**state.train, **frozen}, shop.run.compute_dtype))
+        for measured in measure(shop.run, model, due):
+            shop.logger.write(step, measured.figures)
 
 
 def compile_stage(shop: Workshop, opened: Open, state: State, frozen: Any, feed: Feed) -> Any:

@@ -13,24 +13,25 @@ MAX_LINES, MAX_FUNCTION_LINES = 400, 60
 # Each module's layer; a module may import from its own layer's package and from the layers named for it.
 LAYERS = {
     'language': ('document', 'batch'),
-    'decoding': ('decoding',),  # automata over characters and tokens: numpy only, asked by data and by decode
     'data': ('data',),
     'kernels': ('pallas_kernels',),
-    'nn': ('nn', 'sharding'),
+    'nn': ('nn', 'sharding', 'params'),
     'models': ('models',),
     'objectives': ('objectives', 'decode', 'sample', 'weights', 'evals', 'optim'),
-    'program': ('config', 'checkpoint', 'log', 'feed', 'step', 'train', 'evaluate', 'plan', 'report', 'verify'),
+    'program': (
+        *('config', 'config_io', 'workdir', 'checkpoint', 'log', 'feed', 'step', 'train'),
+        *('answer', 'evaluate', 'plan', 'report', 'verify'),
+    ),
     'cli': ('cli', '__main__', '__init__'),
 }
 MAY_IMPORT = {
     'language': {'language'},
-    'decoding': {'language', 'decoding'},
-    'data': {'language', 'decoding', 'data'},
+    'data': {'language', 'data'},
     'kernels': {'kernels'},
     'nn': {'language', 'nn', 'kernels'},
     'models': {'language', 'nn', 'models'},
-    'objectives': {'language', 'decoding', 'data', 'nn', 'models', 'objectives', 'kernels'},
-    'program': {'language', 'decoding', 'data', 'nn', 'models', 'objectives', 'program'},
+    'objectives': {'language', 'data', 'nn', 'models', 'objectives', 'kernels'},
+    'program': {'language', 'data', 'nn', 'models', 'objectives', 'program'},
     'cli': {'language', 'data', 'program', 'cli', 'objectives'},
 }
 

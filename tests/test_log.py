@@ -81,9 +81,10 @@ def test_the_clock_stands_still_while_paused(tmp_path):
 
 def test_lines_after_the_checkpoint_are_written_again(tmp_path):
     file = tmp_path / 'metrics.jsonl'
-    file.write_text('{"step": 1, "loss": 1}\n{"step": 2, "loss": 2}\n{"step": 3, "lo')
-    make(tmp_path, step=1).close()
-    assert file.read_text() == '{"step": 1, "loss": 1}\n'
+    kept = '{"step": 1, "skipped": 0}\n{"step": 1, "caption_exact": 0.5}\n{"step": 2, "skipped": 0}\n'
+    file.write_text(kept + '{"step": 2, "caption_exact": 0.5}\n{"step": 3, "skipped": 0, "loss": 2}\n{"step": 4, "skip')
+    make(tmp_path, step=2).close()
+    assert file.read_text() == kept
 
 
 def test_tensorboard_has_the_same_numbers(tmp_path):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ import tiny
 import mmjax.train
 from mmjax import sharding
 from mmjax.checkpoint import CheckpointError, Store
-from mmjax.config import ConfigError, Load, Mesh
+from mmjax.config import ConfigError, Eval, Load, Mesh
 from mmjax.train import train
 from mmjax.workdir import claim, held, read_run, restore
 
@@ -282,6 +283,28 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(straight, tmp_path):
         signal.signal(signal.SIGXFSZ, before)
     assert train(run, tmp_path) == 0
     assert lines(tmp_path) == lines(straight)
+
+
+def test_measures_of_the_state_before_a_step(tmp_path, straight):
+    run, seen = tiny.get_config(), []
+    run.evals = [Eval('often', None, every_steps=2), Eval('once', None, every_steps=4), Eval('end', None)]
+
+    def measure(run, model, due):
+        seen.append([e.name for e in due])
+        weights = np.asarray(model.up.kernel.get_value())
+        return [types.SimpleNamespace(figures={f'{e.name}_sum': float(weights.sum())}) for e in due]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmjax.train, 'measure', measure)
+        patch.setattr(mmjax.train.Stop, 'asked', lambda self, step: step >= 4)
+        train(run, tmp_path)
+        patch.setattr(mmjax.train.Stop, 'asked', lambda self, step: False)
+        train(run, tmp_path)
+    assert seen == [['often'], ['often', 'once'], ['often']]
+    found = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    sums = {line['step']: line['often_sum'] for line in found if 'often_sum' in line}
+    assert list(sums) == [2, 4, 6] and len(found) == 8 + 4
+    assert sums[6] == float(params(straight, 6)['up/kernel'].sum())
 
 
 def test_a_model_that_diverges_is_given_up(tmp_path):
