@@ -35,7 +35,8 @@ pre { white-space: pre-wrap; font: inherit; margin: 0; display: inline; } img { 
 def show(source: Source, layout: Layout, folder: pathlib.Path, count: int = 8, first: int = 0) -> list[pathlib.Path]:
     """Writes the page and the PNGs of `count` documents from number `first` on; returns the files."""
     documents, refused = [], []
-    for index in range(first, len(source)):
+    # Of a source that is broken from end to end, not all is tried.
+    for index in range(first, min(len(source), first + 10 * count + 100)):
         if len(documents) >= count:
             break
         try:

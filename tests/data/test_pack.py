@@ -4,6 +4,7 @@ import pytest
 
 from mmjax.data.laid import Laid, Shape
 from mmjax.data.pack import efficiency, pack
+from mmjax.document import Image
 
 
 def laid(key: str, tokens: int, media: int = 0) -> Laid:
@@ -11,7 +12,7 @@ def laid(key: str, tokens: int, media: int = 0) -> Laid:
     z = np.zeros(tokens, np.int32)
     spans = np.zeros((tokens, 2), np.int32)
     size = np.ones((media, 3), np.int32)
-    return Laid(key, z, z.astype(np.float32), spans, z, z - 1, spans, [None] * media, size)
+    return Laid(key, z, z.astype(np.float32), spans, z, z - 1, spans, [Image(b'')] * media, size)
 
 
 def keys(rows):

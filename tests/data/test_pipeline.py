@@ -8,6 +8,7 @@ import pytest
 
 from mmjax.batch import MediaSpec
 from mmjax.data.laid import Laid, Shape
+from mmjax.data.layout import Layout
 from mmjax.data.mix import Mix, Part
 from mmjax.data.pipeline import Pipeline, finite
 from mmjax.document import BadDocument, Document, Image, Text
@@ -38,10 +39,11 @@ class Made:
         return Document(pieces, f'{self.name}{i}', self.quality)
 
 
-class FlatLayout:
+class FlatLayout(Layout):
     """A place for each letter; every picture takes two places at the end."""
 
-    shape, spec, pad = Shape(32, 4), SPEC, 0
+    def __init__(self):
+        self.shape, self.spec, self.pad = Shape(32, 4), SPEC, 0
 
     def __call__(self, document):
         pictures = document.pieces[1:]
@@ -60,7 +62,7 @@ class FlatLayout:
         return piece.pixels[None]
 
 
-DATA = Mix.Config(parts=[Part(source=Made('a', bad=7), weight=3), Part(source=Made('b'), weight=1)], window=9)
+DATA = Mix.Config(parts=[Part(source=Made('a', bad=7), weight=3.0), Part(source=Made('b'), weight=1.0)], window=9)
 
 
 def take(count, rows=4, skip=0, **kwargs):
@@ -158,7 +160,7 @@ def test_quality():
 
 def test_clear_refusals():
     with pytest.raises(ValueError, match='weights above 0'):
-        Mix.Config(parts=[Part(source=Made('a'), weight=0)]).build(0)
+        Mix.Config(parts=[Part(source=Made('a'), weight=0.0)]).build(0)
     with pytest.raises(ValueError, match='source a holds no documents'):
         Mix.Config(parts=[Part(source=Made('a', size=0))]).build(0)
     broken = Mix.Config(parts=[Part(source=Made('a', bad=1))], window=4)
