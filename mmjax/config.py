@@ -9,9 +9,12 @@ import dataclasses
 from typing import Any
 
 from mmjax.config_io import ConfigError, load_config
-from mmjax.optim import Adamw, Group
+from mmjax.optim import Adamw
 
-__all__ = ['Adamw', 'Checkpoints', 'ConfigError', 'Eval', 'Group', 'Load', 'Log', 'Mesh', 'Run', 'Stage', 'load_config']
+__all__ = [
+    *('Adamw', 'Checkpoints', 'ConfigError', 'Eval', 'Group', 'Load', 'Log', 'Lora', 'Mesh', 'Run', 'Stage'),
+    'load_config',
+]
 
 
 @dataclasses.dataclass
@@ -50,6 +53,15 @@ class Load:
 
 
 @dataclasses.dataclass
+class Lora:
+    """Low-rank additions to Linears (nn/lora.py). They change nothing until a stage trains `.*/lora/[ab]`."""
+
+    paths: tuple[str, ...]  # patterns of Linears, e.g. decoder/blocks/attn/[qkvo]
+    rank: int = 16
+    alpha: float = 16.0  # the addition is scaled by alpha / rank
+
+
+@dataclasses.dataclass
 class Stage:
     """A stretch of training: one mixture, one set of trainable parameters. Its weights go on to the next stage."""
 
@@ -66,15 +78,26 @@ class Stage:
 
 @dataclasses.dataclass
 class Eval:
-    """A measure: a metric over the answers that the model gives to a source's documents."""
+    """A measure: a metric over the answers that the model gives to a source's documents, and the loss on them.
+
+    A document's last piece is the answer, all before it the question.
+    """
 
     name: str
     source: Any  # a source's config
-    metric: str = 'exact'
+    task: Any = None  # a function Document -> Document, as in the parts of a mixture
+    metric: str = 'exact'  # 'exact', 'vqa', 'box_iou', or 'loss': nothing is asked
     count: int = 256  # documents; 0: all of them
     max_new_tokens: int = 32
+    beams: int = 1
+    length_penalty: float = 1.0
+    constrain: bool = False  # answers can only be one valid box of the layout's dialect
     shots: int = 0  # solved examples before each question
     shot_source: Any = None  # where the examples come from; None: `source` itself, other documents
+    shots_by: str = 'random'  # 'random', or 'similar': those whose pictures' features are nearest
+    separator: str = '\n'  # words between one example and the next
+    blind: bool = True  # measure again with each question's pictures replaced by another's
+    seed: int = 0  # of the choice of examples and of the exchanged pictures
     every_steps: int = 0  # during training; 0: at the end of the run only
 
 
@@ -109,6 +132,7 @@ class Run:
     remat: str = (
         ''  # what going back computes again, in every part of the model: none, block, dots; '': as each part says
     )
+    lora: Lora | None = None
     load: list[Load] = dataclasses.field(default_factory=list)
     fresh: tuple[str, ...] = ()  # with `load`: patterns of the parameters that start from their initial values
     evals: list[Eval] = dataclasses.field(default_factory=list)

@@ -17,6 +17,7 @@ from mmjax import sharding
 from mmjax.checkpoint import CheckpointError, Store, start_from, write_json
 from mmjax.config import MAY_CHANGE, ConfigError, Run
 from mmjax.config_io import differences, from_json, to_json
+from mmjax.nn import lora
 from mmjax.params import Skeleton, cast, flatten
 
 SHOWN = 12  # fields of a difference
@@ -69,13 +70,16 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def build(run: Run, *, rngs: nnx.Rngs) -> Any:
-    """Builds the run's model."""
-    model = run.model
+    """Builds the run's model, with its low-rank additions."""
+    config = run.model
     if run.remat:
-        parts = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
+        parts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
         remat = {k: dataclasses.replace(v, remat=run.remat) for k, v in parts.items() if hasattr(v, 'remat')}
-        model = dataclasses.replace(model, **remat)
-    return model.build(rngs=rngs)
+        config = dataclasses.replace(config, **remat)
+    model = config.build(rngs=rngs)
+    if run.lora is not None:
+        lora.add(model, run.lora.paths, rank=run.lora.rank, alpha=run.lora.alpha, rngs=rngs)
+    return model
 
 
 def abstract(run: Run) -> Any:

@@ -19,7 +19,7 @@ import tiny
 import mmjax.train
 from mmjax import sharding
 from mmjax.checkpoint import CheckpointError, Store
-from mmjax.config import ConfigError, Eval, Load, Mesh
+from mmjax.config import ConfigError, Eval, Load, Lora, Mesh
 from mmjax.train import train
 from mmjax.workdir import claim, held, read_run, restore
 
@@ -173,6 +173,17 @@ def test_frozen_parameters_stay(tmp_path):
     before = {p: np.asarray(v.get_value()) for p, v in sharding.paths(model).items()}
     after = params(tmp_path)
     assert {p for p in before if not np.array_equal(before[p], after[p])} == {'up/kernel', 'up/bias'}
+
+
+def test_low_rank_additions_begin_as_nothing_and_train_alone(straight, tmp_path):
+    run = tiny.get_config()
+    run.load, run.fresh, run.lora = [Load(str(straight))], ('.*/lora/.*',), Lora(('up', 'down'), rank=2)
+    run.stages[0].trainable = ('.*/lora/[ab]',)
+    assert train(run, tmp_path) == 0
+    before, after = params(straight), params(tmp_path)
+    assert set(after) - set(before) == {f'{part}/lora/{factor}' for part in ('up', 'down') for factor in 'ab'}
+    assert_equal({p: after[p] for p in before}, before)
+    assert all(np.abs(after[f'{part}/lora/b']).max() > 0 for part in ('up', 'down'))
 
 
 def test_one_program_a_stage(tmp_path):
