@@ -63,10 +63,14 @@ class Pages(CountingSource):
     def __len__(self) -> int:
         return len(self.paths)
 
+    def key(self, index: int) -> str:
+        """Returns the key of page `index`, which is not read."""
+        return f'{self.name}:{self.paths[index]}'
+
     def read(self, index: int) -> Document:
         """Returns page `index`."""
         path = self.root / self.paths[index]
-        record = Record({}, f'{self.name}:{self.paths[index]}', lambda name: self._find(path, name), self.problems)
+        record = Record({}, self.key(index), lambda name: self._find(path, name), self.problems)
         parts = self._parts(path, record)
         kept: list[Part | Image] = []
         for part in parts:

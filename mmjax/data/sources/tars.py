@@ -59,12 +59,13 @@ class Tars(CountingSource):
     def __len__(self) -> int:
         return int(self.ends[-1])
 
+    def key(self, index: int) -> str:
+        """Returns the key of sample `index`, which is not read."""
+        return self._sample(index)[0]
+
     def read(self, index: int) -> Document:
         """Returns the document of sample `index`."""
-        tar = int(np.searchsorted(self.ends, index, side='right'))
-        start = int(self.ends[tar - 1]) if tar else 0
-        name, files = _sample(self.indexes[tar], self.paths[tar], index - start)
-        key = f'{self.paths[tar].stem}:{name}'
+        key, name, files = self._sample(index)
         fields: dict[str, Any] = {}
         if 'json' in files:
             fields = parse(files['json'].read(), key)
@@ -77,6 +78,13 @@ class Tars(CountingSource):
             except UnicodeDecodeError as error:
                 raise record.bad('text is not UTF-8', str(error)) from None
         return (self.config.record or guess(fields)).document(record, self.config.quality)
+
+    def _sample(self, index: int) -> tuple[str, str, dict[str, FileSlice]]:
+        """Returns (the document's key, the sample's, its members by what follows its key)."""
+        tar = int(np.searchsorted(self.ends, index, side='right'))
+        start = int(self.ends[tar - 1]) if tar else 0
+        name, files = _sample(self.indexes[tar], self.paths[tar], index - start)
+        return f'{self.paths[tar].stem}:{name}', name, files
 
 
 @dataclasses.dataclass
