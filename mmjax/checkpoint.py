@@ -16,8 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from orbax.checkpoint import v1 as ocp
 
-from mmjax.config import Checkpoints, Load
-from mmjax.optim import matches, require_match
+from mmjax.config import Checkpoints
 from mmjax.sharding import P
 from mmjax.step import State
 
@@ -153,44 +152,6 @@ def require_fit(found: Mapping[str, tuple[int, ...]], want: Shapes, where: Any, 
     if problems:
         shown = '; '.join(problems[:8]) + (f'; and {len(problems) - 8} more' if len(problems) > 8 else '')
         raise CheckpointError(f'{where} does not fit the model: {shown}')
-
-
-def start_from(params: Mapping[str, jax.Array], loads: Sequence[Load], fresh: Sequence[str]) -> dict[str, jax.Array]:
-    """Returns initial parameters with those of `loads` put in; one neither loaded nor matched by `fresh` is refused.
-
-    Where two loads give a parameter the later one does; what matches `fresh` is not loaded.
-    """
-    if not loads:
-        return dict(params)
-    paths = list(params)
-    require_match(fresh, paths, 'run.fresh')
-    result = {p: w for p, w in params.items() if matches(p, fresh)}
-    for load in loads:
-        require_match(load.paths, paths, f'run.load ({load.path})')
-        shapes = {
-            p: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding)
-            for p, w in params.items()
-            if matches(p, load.paths) and not matches(p, fresh)
-        }
-        result.update(_read(load, shapes))
-    if missing := [p for p in paths if p not in result]:
-        shown = ', '.join(missing[:12]) + (f' and {len(missing) - 12} more' if len(missing) > 12 else '')
-        raise CheckpointError(
-            f'{len(missing)} parameters are neither loaded nor declared fresh: {shown}; '
-            'widen the paths of a run.load, or add a pattern to run.fresh'
-        )
-    return {p: result[p] for p in paths}
-
-
-def _read(load: Load, want: Shapes) -> dict[str, jax.Array]:
-    """Reads parameters from a work directory of ours or from one exported safetensors file with our own paths."""
-    path = pathlib.Path(load.path)
-    if (path / 'checkpoints').is_dir():
-        store = Store(path)
-        if store.latest is None:
-            raise CheckpointError(f'{path} holds no whole checkpoint')
-        return store.params(store.latest, want, some=True)
-    raise CheckpointError(f'{path} is no work directory of mmjax; import a public checkpoint into one first')
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -46,10 +46,17 @@ class Mesh:
 
 @dataclasses.dataclass
 class Load:
-    """Weights to start from: a work directory of ours (its last checkpoint), or a public checkpoint's folder."""
+    """Weights to start from: a work directory of ours (its last checkpoint), or a public checkpoint.
+
+    A public one is read by the `table` of its layout in mmjax.weights, a function of the config of the model's `part`:
+    Load('vicuna-7b', table=llama.table, part='decoder').
+    """
 
     path: str
     paths: tuple[str, ...] = ('.*',)  # patterns of the parameters taken from there
+    table: Any = None  # of a public checkpoint
+    part: str = ''  # encoder, decoder ...; '': the whole model
+    prefix: str = ''  # public names that begin otherwise are another part's, e.g. vision_model. of a CLIPModel
 
 
 @dataclasses.dataclass

@@ -3,6 +3,7 @@
 
 import pathlib
 import signal
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,8 +20,9 @@ from mmjax.evaluate import measure
 from mmjax.feed import Feed, rows_of_host
 from mmjax.objectives.next_token import next_token
 from mmjax.params import Skeleton, cast
+from mmjax.start import initial
 from mmjax.step import State, abstract_state, build_update, compile_update, init_state
-from mmjax.workdir import abstract, held, initial, shapes
+from mmjax.workdir import abstract, held, shapes
 
 
 class Workshop(NamedTuple):
@@ -54,7 +56,8 @@ class Stop:
 
     def __enter__(self) -> 'Stop':
         # With several processes jax's own service takes SIGTERM and agrees on one step for all of them.
-        ours = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ()
+        alone = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        ours = (signal.SIGINT, signal.SIGTERM) if alone else ()
         self._before = {s: signal.signal(s, self._note) for s in ours}
         return self
 

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
 from mmjax import sharding
-from mmjax.checkpoint import CheckpointError, Store, start_from, write_json
+from mmjax.checkpoint import CheckpointError, Store, write_json
 from mmjax.config import MAY_CHANGE, ConfigError, Run
 from mmjax.config_io import differences, from_json, to_json
 from mmjax.nn import lora
@@ -85,12 +85,6 @@ def build(run: Run, *, rngs: nnx.Rngs) -> Any:
 def abstract(run: Run) -> Any:
     """Returns the run's model with shapes in the place of arrays."""
     return nnx.eval_shape(lambda: build(run, rngs=nnx.Rngs(0)))
-
-
-def initial(run: Run, mesh: Mesh) -> dict[str, jax.Array]:
-    """Returns the parameters before the first step: drawn from the seed, then loaded over as the config says."""
-    model = sharding.init_sharded(lambda rngs: build(run, rngs=rngs), jax.random.key(run.seed), mesh)
-    return start_from(flatten(model), run.load, run.fresh)
 
 
 def shapes(model: nnx.Module, mesh: Mesh | None) -> dict[str, jax.ShapeDtypeStruct]:
