@@ -9,6 +9,7 @@ import dataclasses
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from mmjax.batch import Batch, MediaSpec
@@ -84,6 +85,8 @@ class Vlm(nnx.Module):
             raise ValueError(
                 f'frames={c.frames} with pictures of varying size: set Patches.Config.varying=False for videos'
             )
+        if c.varying and getattr(c.connector, 'merge', 1) > 1:
+            raise ValueError('pictures of varying size cannot be merged by squares: set Patches.Config.varying=False')
         if isinstance(c.connector, Resampler.Config) and c.connector.order:
             raise ValueError(
                 "Resampler.Config.order numbers a document's media, which packed rows do not carry: set it to 0"
@@ -137,7 +140,7 @@ class Vlm(nnx.Module):
         """Returns float32 scores of the next token; those of the vocabulary's padding are -inf."""
         return self.decoder.logits(hidden)
 
-    def init_cache(self, rows: int, length: int, dtype: jnp.dtype) -> Cache:
+    def init_cache(self, rows: int, length: int, dtype: DTypeLike) -> Cache:
         """Returns an empty cache for `rows` rows of at most `length` tokens."""
         return self.decoder.init_cache(rows, length, dtype)
 
