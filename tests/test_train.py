@@ -18,8 +18,15 @@ import tiny
 
 import mmjax.train
 from mmjax import sharding
+from mmjax.batch import MediaSpec
 from mmjax.checkpoint import CheckpointError, Store
 from mmjax.config import ConfigError, Eval, Load, Lora, Mesh
+from mmjax.data.layout import Layout
+from mmjax.data.mix import Mix, Part
+from mmjax.data.pipeline import Pipeline
+from mmjax.data.sources.digits import Digits
+from mmjax.data.templates import plain
+from mmjax.data.tokenizer import Bytes
 from mmjax.train import train
 from mmjax.workdir import claim, held, read_run, restore
 
@@ -132,6 +139,28 @@ def test_an_unfinished_line_is_finished_after_a_resume(tmp_path):
         runs.append(lines(tmp_path / name))
     assert [line['step'] for line in runs[0]] == [4, 8]
     assert runs[0] == runs[1]
+
+
+def pictures() -> MediaSpec:
+    """Returns pictures of four tokens."""
+    return MediaSpec(height=24, width=24, patch=24, tokens=4, grid=lambda frames, rows, columns: (2, 2))
+
+
+def test_real_data_goes_on_exactly(tmp_path, monkeypatch):
+    monkeypatch.setattr(mmjax.train, 'Pipeline', Pipeline)
+    form, run = plain(), tiny.get_config()
+    run.model = tiny.Tiny.Config(vocab=264, spec=pictures)
+    run.layout = Layout.Config(
+        tokenizer=Bytes.Config(special=form.special_tokens()), max_tokens=48, image=form.image, text=form.text
+    )
+    parts = [Part(source=Digits.Config(task=task)) for task in ('caption', 'count')]
+    run.stages[0].data = Mix.Config(parts=parts, window=4)
+    train(run, tmp_path / 'straight')
+    for stop in (2, 5, 100):  # in the middle of a window, more than once
+        monkeypatch.setattr(mmjax.train.Stop, 'asked', lambda self, step, stop=stop: step >= stop)
+        train(run, tmp_path / 'resumed')
+    assert lines(tmp_path / 'resumed') == lines(tmp_path / 'straight')
+    assert_equal(params(tmp_path / 'resumed'), params(tmp_path / 'straight'))
 
 
 @pytest.mark.parametrize('mesh', [Mesh(1, 1, 1), Mesh(1, 4, 1)])

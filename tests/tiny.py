@@ -9,6 +9,7 @@ import sys
 import time
 import types
 from collections import Counter
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -29,22 +30,24 @@ class Tiny(nnx.Module):
     @dataclasses.dataclass
     class Config:
         width: int = WIDTH
+        vocab: int = VOCAB
+        spec: Callable[[], MediaSpec] = MediaSpec  # of pictures, which it does not look at
 
         @property
         def decoder(self) -> types.SimpleNamespace:
             """What the loop asks of a decoder's config."""
-            return types.SimpleNamespace(vocab=VOCAB)
+            return types.SimpleNamespace(vocab=self.vocab)
 
         def media_spec(self) -> MediaSpec:
-            """Returns that it sees nothing."""
-            return MediaSpec()
+            """Returns what the data side is told."""
+            return self.spec()
 
         def build(self, *, rngs: nnx.Rngs) -> 'Tiny':
             """Builds the model."""
             return Tiny(self, rngs=rngs)
 
     def __init__(self, c: Config, *, rngs: nnx.Rngs):
-        self.embed = Embed(VOCAB, c.width, spec=w_VD, std=1.0, rngs=rngs)
+        self.embed = Embed(c.vocab, c.width, spec=w_VD, std=1.0, rngs=rngs)
         self.up = Linear(c.width, 4 * c.width, bias=True, spec=w_DF, rngs=rngs)
         self.down = Linear(4 * c.width, c.width, bias=True, spec=w_FD, rngs=rngs)
 
