@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import harness
-import jax
 import jax.numpy as jnp
 import numpy as np
 from harness import Result, by_row, load, pictures, running, score, text_batch
@@ -40,11 +39,11 @@ def language_model(layout: Any) -> Callable[[Reference], Result]:
 def hidden(c: Decoder.Config, params: dict[str, Any], batch: Any, layer: int) -> Any:
     """Returns what leaves block `layer` (0: what enters the first one); the last one's is normed."""
     if layer == c.depth:
-        return harness.merge(Vlm.Config(decoder=c).build, params)(batch)
+        return harness.run(lambda m: m(batch), harness.merge(Vlm.Config(decoder=c).build, params))
     kept = {path: a for path, a in params.items() if not path.startswith('decoder/norm/')}
     kept = {path: a[: max(layer, 1)] if '/blocks/' in path else a for path, a in kept.items()}
     part = harness.merge(Vlm.Config(decoder=dataclasses.replace(c, depth=max(layer, 1), norm=None)).build, kept)
-    return part(batch) if layer else part.decoder.embed_tokens(batch.tokens)
+    return harness.run(lambda m: m(batch) if layer else m.decoder.embed_tokens(batch.tokens), part)
 
 
 def masked(r: Reference, mask: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -61,12 +60,14 @@ def run_clip(r: Reference) -> Result:
     tokens, mask = jnp.asarray(r.inputs['input_ids'], jnp.int32), r.inputs.get('attention_mask')
     length = None if mask is None else jnp.asarray(mask.sum(axis=1), jnp.int32)
     pixels = jnp.asarray(r.inputs['pixel_values'].transpose(0, 2, 3, 1))
-    outputs = {
-        **compared(model, pixels, tokens, length, softmax_pairs),
-        'text_last': model.read(tokens, length),
-        'vision_last': model.vision.encode(model.vision.enter(pixels), model.vision.depth),
-        'vision_pooled': model.images(pixels),
-    }
+    outputs = harness.run(
+        lambda model: {
+            **compared(model, pixels, tokens, length, softmax_pairs),
+            'text_last': model.read(tokens, length),
+            'vision_last': model.vision.encode(model.vision.enter(pixels), model.vision.depth),
+        },
+        model,
+    )
     places = {} if mask is None else {'text_last': mask == 1}
     return Result({name: outputs[name] for name in r.outputs if name in outputs}, account, places)
 
@@ -76,19 +77,23 @@ def run_siglip(r: Reference) -> Result:
     config = clip.siglip(r.config)
     model, account, _ = load(config.build, clip.siglip_table(config), r)
     pixels = jnp.asarray(r.inputs['pixel_values'].transpose(0, 2, 3, 1))
-    outputs = {
-        **compared(model, pixels, jnp.asarray(r.inputs['input_ids'], jnp.int32), None, sigmoid_pairs),
-        'vision_last': model.vision.norm(model.vision.encode(model.vision.enter(pixels), model.vision.depth)),
-        'vision_pooled': model.images(pixels),
-    }
+    tokens = jnp.asarray(r.inputs['input_ids'], jnp.int32)
+    outputs = harness.run(
+        lambda model: {
+            **compared(model, pixels, tokens, None, sigmoid_pairs),
+            'vision_last': model.vision.norm(model.vision.encode(model.vision.enter(pixels), model.vision.depth)),
+        },
+        model,
+    )
     return Result({name: outputs[name] for name in r.outputs if name in outputs}, account)
 
 
 def compared(model: Any, pixels: Any, tokens: Any, length: Any, loss: Callable) -> dict[str, Any]:
     """Returns the outputs of a pair of towers."""
-    images, texts = jax.jit(lambda m: (m.images(pixels), m.texts(tokens, length)))(model)
+    images, texts = model.images(pixels), model.texts(tokens, length)
     similarity = model.similarity(images, texts)
     return {
+        'vision_pooled': images,
         'image_embeds': unit(images),
         'text_embeds': unit(texts),
         'logits_per_image': similarity,
@@ -108,7 +113,7 @@ def run_llava(r: Reference) -> Result:
     media['media_size'] = media['media_size'] * there[..., None]
     batch = text_batch(ids, mask, slot=running(place), **media)
     outputs = score(model, batch, r.inputs.get('labels'))
-    tokens = np.asarray(model.media(batch)).reshape(*there.shape, -1, config.decoder.width)
+    tokens = np.asarray(harness.run(lambda m: m.media(batch), model)).reshape(*there.shape, -1, config.decoder.width)
     outputs['image_hidden_states'] = tokens[there].reshape(-1, config.decoder.width)
     return Result(outputs, account, masked(r, mask))
 
@@ -127,9 +132,8 @@ def run_kosmos2(r: Reference) -> Result:
         **pictures(r.inputs['pixel_values'][:, None], config.encoder.patch),
     )
     outputs = score(model, batch, r.inputs.get('labels'))
-    outputs['image_embeds'] = model.media(batch)
-    outputs['projection_attn'] = pool_weights(model, batch)
-    return Result(outputs, account, masked(r, mask))
+    more = harness.run(lambda m: {'image_embeds': m.media(batch), 'projection_attn': pool_weights(m, batch)}, model)
+    return Result({**outputs, **more}, account, masked(r, mask))
 
 
 def pool_weights(model: Vlm, batch: Any) -> Any:

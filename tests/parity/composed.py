@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from harness import Result, load, pictures, running, score, text_batch
+from harness import Result, load, pictures, run, running, score, text_batch
 from references import Reference, relative_error
 
 from mmjax.models import connector
@@ -25,13 +25,13 @@ LLAMA = dict(rms_norm_eps=1e-6, rope_theta=10_000.0)
 COHERE = dict(layer_norm_eps=1e-5, rope_theta=500_000.0)
 
 
-def searched(run: Callable[[Reference, int, int], Result]) -> Callable[[Reference], Result]:
+def searched(attempt: Callable[[Reference, int, int], Result]) -> Callable[[Reference], Result]:
     """Returns a case that takes the first numbers of heads (tower, decoder) whose outputs agree."""
 
     def case(r: Reference) -> Result:
         guess = None
         for heads in candidates(r):
-            result = run(r, *heads)
+            result = attempt(r, *heads)
             result.note = f'heads {heads[0]}, {heads[1]}'
             guess = guess or result
             if all(relative_error(result.outputs[name], out) <= r.bound(name) for name, out in r.outputs.items()):
@@ -71,7 +71,7 @@ def run_shikra(r: Reference, tower_heads: int, heads: int) -> Result:
         slot=running(ids == placeholder(ids, config.media_spec().tokens)),
         **pictures(r.inputs['pixel_values'][:, None], config.encoder.patch),
     )
-    return Result({**score(model, batch, None), 'image': model.media(batch)}, account)
+    return Result({**score(model, batch, None), 'image': run(lambda m: m.media(batch), model)}, account)
 
 
 def run_palme(r: Reference, tower_heads: int, heads: int) -> Result:

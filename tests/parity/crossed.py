@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cases of the Flamingo line: text looks at media through gated cross-attention."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from cases import masked
-from harness import Result, load, merge, pictures, score, text_batch
+from harness import Result, load, merge, pictures, run, score, text_batch
 from references import Reference
 
 from mmjax.models.patches import Patches
@@ -29,7 +30,7 @@ def run_idefics(r: Reference) -> Result:
     )
     outputs = score(model, batch, r.inputs.get('labels'))
     if 'image_hidden_states' in r.outputs:
-        media = np.asarray(model.media(batch))
+        media = np.asarray(run(lambda m: m.media(batch), model))
         outputs['image_hidden_states'] = media.reshape(*r.inputs['pixel_values'].shape[:2], -1, media.shape[-1])
     return Result(outputs, account, masked(r, mask))
 
@@ -68,7 +69,8 @@ def run_resampler(r: Reference) -> Result:
     padded = np.zeros((b * media, most, n, width), np.float32)
     padded[:, :frames] = x.reshape(b * media, frames, n, width)
     order = jnp.tile(jnp.arange(media), b)
-    latents = model(jnp.asarray(padded.reshape(b * media, most * n, width)), jnp.full(b * media, frames * n), order)
+    features, count = jnp.asarray(padded.reshape(b * media, most * n, width)), jnp.full(b * media, frames * n)
+    latents = run(lambda m: m(features, count, order), model)
     return Result({'latents': latents.reshape(b, media, *latents.shape[1:])}, account)
 
 
@@ -82,18 +84,18 @@ def run_gated_block(r: Reference) -> Result:
     media, locations = r.inputs['media'], r.inputs['media_locations']
     b, m, tokens, width = media.shape
     flat = jnp.asarray(media.reshape(b, m * tokens, width))
-    run = lambda block, span: block(x, block.keys_values(flat), jnp.asarray(span, jnp.int32))
+    look = lambda block, span: run(lambda m: m(x, m.keys_values(flat), jnp.asarray(span, jnp.int32)), block)
     count = np.minimum(locations.cumsum(axis=1), m)
     before = np.stack([0 * count, count * tokens], axis=-1)
     # Upstream, text before any medium then sees all media alike: what scores of zero give.
     blind = merge(build, {**params, 'attn/q/kernel': np.zeros_like(params['attn/q/kernel'])})
-    alike = run(blind, np.broadcast_to([0, m * tokens], before.shape))
+    alike = look(blind, np.broadcast_to([0, m * tokens], before.shape))
     last = np.broadcast_to(locations.sum(axis=1)[:, None], count.shape)
     cached = np.where(last[..., None] > 0, np.stack([last - 1, last], axis=-1) * tokens, 0)
     outputs = {
-        'immediate': run(model, so_far(locations, tokens)),
-        'all_previous': jnp.where((count > 0)[..., None], run(model, before), alike),
-        'cached': run(model, cached),
+        'immediate': look(model, so_far(locations, tokens)),
+        'all_previous': jnp.where((count > 0)[..., None], look(model, before), alike),
+        'cached': look(model, cached),
     }
     return Result({name: outputs[name] for name in r.outputs if name in outputs}, account)
 
@@ -112,7 +114,8 @@ def run_openflamingo(r: Reference) -> Result:
     ids, mask, pixels = r.inputs['lang_x'], r.inputs['attention_mask'], r.inputs['vision_x']
     batch = text_batch(ids, mask, media_span=so_far(ids == r.config['media_token_id'], config.media_spec().tokens))
     frames = pictures(pixels[:, :, 0], config.encoder.patch)
-    return Result(score(model, batch._replace(**frames), r.inputs.get('labels')), account, masked(r, mask))
+    batch = batch._replace(**jax.tree.map(jnp.asarray, frames))
+    return Result(score(model, batch, r.inputs.get('labels')), account, masked(r, mask))
 
 
 def openflamingo_config(r: Reference) -> Vlm.Config:

@@ -12,8 +12,8 @@ from mmjax.weights.files import Checkpoint
 
 # Relative, where a file states no noise of its own for an output.
 DEFAULT_BOUND = 5e-6
-# A stated noise is multiplied by this. float32 resolves no finer than EPSILON, also where the stated noise is 0.
-NOISE_FACTOR, EPSILON = 10, 2.0**-23
+# A stated noise is multiplied by this. One below float32's rounding, 0 for example, is luck, and is taken as LEAST_NOISE.
+NOISE_FACTOR, LEAST_NOISE = 10, 2.0**-24
 
 
 @dataclasses.dataclass
@@ -30,7 +30,7 @@ class Reference:
 
     def bound(self, output: str) -> float:
         """Returns the largest relative error that an output may show."""
-        return max(NOISE_FACTOR * self.noise[output], EPSILON) if output in self.noise else DEFAULT_BOUND
+        return NOISE_FACTOR * max(self.noise[output], LEAST_NOISE) if output in self.noise else DEFAULT_BOUND
 
 
 def read_reference(path: str | pathlib.Path) -> Reference:

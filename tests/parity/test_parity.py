@@ -7,7 +7,7 @@ import pathlib
 import check
 import numpy as np
 import pytest
-from references import EPSILON, Reference, relative_error
+from references import LEAST_NOISE, Reference, relative_error
 
 FOLDER = pathlib.Path(os.environ.get('MMJAX_PARITY', pathlib.Path(__file__).resolve().parents[3] / 'shared' / 'parity'))
 NAMES = [
@@ -54,7 +54,9 @@ def test_only_the_places_of_text_count():
 
 def test_bounds():
     r = Reference('r', 'C', {}, dict(logits=1e-6, loss=0.0), {}, {}, {})
-    assert r.bound('logits') == pytest.approx(1e-5) and r.bound('hidden') == 5e-6 and r.bound('loss') == EPSILON
+    assert (
+        r.bound('logits') == pytest.approx(1e-5) and r.bound('hidden') == 5e-6 and r.bound('loss') == 10 * LEAST_NOISE
+    )
 
 
 def test_a_file_without_a_case_fails(tmp_path, capsys):
