@@ -12,7 +12,7 @@ from mmjax.weights.files import Checkpoint
 
 # Relative, where a file states no noise of its own for an output.
 DEFAULT_BOUND = 5e-6
-# A stated noise is multiplied by this. One below float32's rounding, 0 for example, is luck, and is taken as LEAST_NOISE.
+# A stated noise is multiplied by this. One below float32's rounding, such as 0, is luck and taken as LEAST_NOISE.
 NOISE_FACTOR, LEAST_NOISE = 10, 2.0**-24
 
 
