@@ -155,16 +155,19 @@ class _Axis:
         return found
 
 
-def one_box(codec: Codec, tokenizer: Tokenizer, size: Size | None = None) -> tuple[tuple[TokenTable, ...], int]:
+def one_box(
+    codec: Codec, tokenizer: Tokenizer, size: Size | None = None, lead: str = ''
+) -> tuple[tuple[TokenTable, ...], int]:
     """Returns (the tables of answers that are one valid box of a dialect, how many tokens the longest may need).
 
-    `size` is that of the fitted picture. Each table knows how many tokens it needs at least, not what both need
-    together: leave room for the longest.
+    `size` is that of the fitted picture; `lead` may stand before the box, e.g. the space that opens a turn. Each table
+    knows how many tokens it needs at least, not what both need together: leave room for the longest.
     """
     symbols = _Symbols()
     graph = _Graph()
     axis = _Axis(graph, symbols, codec, size)
-    starts = [axis.start(near) for near in range(axis.half)]
+    led = graph.fan([(symbols.read(lead), graph.end), ([], graph.end)])
+    starts = [graph.append(led, axis.start(near)) for near in range(axis.half)]
     texts = []
     for index, text in enumerate(tokenizer.spelling):
         keys = [text.decode()] if index in tokenizer.special_ids else text

@@ -9,13 +9,22 @@ import numpy as np
 from mmjax.document import Document, Image, Region, Text, Video
 
 
-def join(examples: Sequence[Document], question: Document, separator: str = '\n\n') -> Document:
-    """Returns one document: the examples with their answers, then the question. Only the question has loss weights."""
-    pieces = []
+def join(examples: Sequence[Document], question: Document, separator: str = '\n') -> Document:
+    """Returns one document: the examples with their answers, then the question. Only the question has loss weights.
+
+    Documents with roles become one chat, whose turns need no separator.
+    """
+    pieces, roles = [], []
     for example in examples:
         pieces += _shifted(example, pieces, weight=0.0)
-        pieces.append(Text(separator, weight=0.0))
-    return dataclasses.replace(question, pieces=pieces + _shifted(question, pieces))
+        roles += example.meta.get('roles', [])
+        if separator and not roles:
+            pieces.append(Text(separator, weight=0.0))
+    pieces += _shifted(question, pieces)
+    roles += question.meta.get('roles', [])
+    return dataclasses.replace(
+        question, pieces=pieces, meta={**question.meta, 'roles': roles} if roles else question.meta
+    )
 
 
 def _shifted(document: Document, before: Sequence, weight: float | None = None) -> list:

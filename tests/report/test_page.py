@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page shows what the files say, whatever is missing of them, and needs nothing from elsewhere."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmjax.report import draw, page
+
+RESULTS = {
+    'a_exact': 0.5, 'blind_a_exact': 0.1, 'a_loss': 1.25, 'box_iou50': 1.0, 'box_iou': 0.8, 'a_b_vqa': 0.3,
+    'detail': {'step': 1200, 'device': '1 x cpu', 'compute_dtype': 'float32', 'versions': {'jax': '0'},
+               'evals': {'a': {'stop': ['<x>']}, 'box': {}, 'a_b': {}}},
+}  # fmt: skip
+
+
+def test_table():
+    text = page.table({k: v for k, v in RESULTS.items() if k != 'detail'}, ['a', 'box', 'a_b'])
+    assert [line.split()[0] for line in text.splitlines()[1:]] == ['a', 'a', 'box', 'box', 'a_b']
+    assert '50.0 %' in text and '10.0 %' in text and '1.250' in text
+
+
+def prediction(folder, number, **more):
+    Image.fromarray(np.full((20, 30, 3), 40 * number, np.uint8)).save(folder / f'p{number}.png')
+    scores = {'scores': {'exact': float(number % 2)}}
+    common = {
+        'eval': 'a',
+        'question': '<b>what?</b>',
+        'answer': f'it & {number}',
+        'expected': 'it',
+        'pictures': [f'p{number}.png'],
+    }
+    return {**common, **scores, **more}
+
+
+@pytest.mark.parametrize('trained', [True, False])
+def test_write(tmp_path, trained):
+    folder = tmp_path / 'report/pictures'
+    folder.mkdir(parents=True)
+    (tmp_path / 'results.json').write_text(json.dumps(RESULTS))
+    boxes = {
+        'true_boxes': [[0.1, 0.1, 0.5, 0.5]],
+        'found_boxes': [[0.2, 0.2, 1.0, 1.0]],
+        'scores': {'iou50': 0.0, 'iou': 0.3},
+    }
+    told = [prediction(folder, 0), prediction(folder, 1, blind_answer='no'), prediction(folder, 2, eval='box', **boxes)]
+    (tmp_path / 'predictions.jsonl').write_text('\n'.join(map(json.dumps, told)))
+    if trained:
+        (tmp_path / 'metrics.jsonl').write_text(
+            '\n'.join(json.dumps({'step': i, 'loss': 1 / (i + 1)}) for i in range(30))
+        )
+    text = page.write(tmp_path).read_text()
+    assert text.count('<img') == 3 == text.count('src="data:') and 'http' not in text and '<link' not in text
+    assert '&lt;b&gt;what?' in text and 'it &amp; 1' in text and ('<polyline' in text) == trained
+    assert (tmp_path / 'report/answers.png').is_file() and (tmp_path / 'report/boxes.png').is_file()
+
+
+def test_small_pictures_grow_by_whole_pixels():
+    picture = Image.fromarray(np.arange(8 * 6 * 3, dtype=np.uint8).reshape(8, 6, 3))
+    large = np.asarray(draw.enlarge(picture, 100))
+    assert large.shape == (136, 102, 3) and (large[::17, ::17] == np.asarray(picture)).all()
+    assert draw.enlarge(Image.new('RGB', (400, 300)), 100).size == (400, 300)
+
+
+def test_boxes_are_drawn_where_they_are():
+    image = np.asarray(draw.boxes(Image.new('RGB', (300, 300)), [(0.5, 0.5, 1.0, 1.0)], [(0.0, 0.0, 0.3, 0.3)]))
+    orange, green = (image == draw.FOUND).all(-1), (image == draw.TRUE).all(-1)
+    assert orange[149:152].any() and not orange[:145].any() and green[:3].any() and not green[100:].any()
