@@ -25,14 +25,8 @@ def test_table():
 def prediction(folder, number, **more):
     Image.fromarray(np.full((20, 30, 3), 40 * number, np.uint8)).save(folder / f'p{number}.png')
     scores = {'scores': {'exact': float(number % 2)}}
-    common = {
-        'eval': 'a',
-        'question': '<b>what?</b>',
-        'answer': f'it & {number}',
-        'expected': 'it',
-        'pictures': [f'p{number}.png'],
-    }
-    return {**common, **scores, **more}
+    common = {'eval': 'a', 'question': '<b>what?</b>', 'answer': f'it & {number}', 'expected': 'it'}
+    return {**common, 'pictures': [f'p{number}.png'], **scores, **more}
 
 
 @pytest.mark.parametrize('trained', [True, False])
@@ -40,17 +34,13 @@ def test_write(tmp_path, trained):
     folder = tmp_path / 'report/pictures'
     folder.mkdir(parents=True)
     (tmp_path / 'results.json').write_text(json.dumps(RESULTS))
-    boxes = {
-        'true_boxes': [[0.1, 0.1, 0.5, 0.5]],
-        'found_boxes': [[0.2, 0.2, 1.0, 1.0]],
-        'scores': {'iou50': 0.0, 'iou': 0.3},
-    }
-    told = [prediction(folder, 0), prediction(folder, 1, blind_answer='no'), prediction(folder, 2, eval='box', **boxes)]
+    boxes = {'true_boxes': [[0.1, 0.1, 0.5, 0.5]], 'found_boxes': [[0.2, 0.2, 1.0, 1.0]]}
+    box = prediction(folder, 2, eval='box', scores={'iou50': 0.0, 'iou': 0.3}, **boxes)
+    told = [prediction(folder, 0), prediction(folder, 1, blind_answer='no'), box]
     (tmp_path / 'predictions.jsonl').write_text('\n'.join(map(json.dumps, told)))
     if trained:
-        (tmp_path / 'metrics.jsonl').write_text(
-            '\n'.join(json.dumps({'step': i, 'loss': 1 / (i + 1)}) for i in range(30))
-        )
+        lines = [{'step': i, 'loss': 1 / (i + 1)} for i in range(30)]
+        (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     text = page.write(tmp_path).read_text()
     assert text.count('<img') == 3 == text.count('src="data:') and 'http' not in text and '<link' not in text
     assert '&lt;b&gt;what?' in text and 'it &amp; 1' in text and ('<polyline' in text) == trained
