@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
+from mmjax import sharding
 from mmjax.models.connector import unit
 from mmjax.models.decoder import Decoder
 from mmjax.models.vision import Vit, everything
@@ -81,7 +82,8 @@ class Pair(nnx.Module):
     def similarity(self, images: Float[Array, 'N D'], texts: Float[Array, 'M D']) -> Float[Array, 'N M']:
         """Returns the scaled cosine of every picture with every text, float32."""
         images, texts = (unit(x).astype(jnp.float32) for x in (images, texts))
-        y = jnp.exp(self.scale[...]) * jnp.einsum('ND,MD->NM', images, texts)
+        # Every device compares its pictures with all texts.
+        y = jnp.exp(self.scale[...]) * jnp.einsum('ND,MD->NM', images, sharding.place(texts, P()))
         return y if self.bias is None else y + self.bias[...]
 
     def _place(self, tokens: Int[Array, 'N L']) -> Int[Array, 'N']:

@@ -46,7 +46,8 @@ def candidates(r: Reference) -> Iterator[tuple[int, int]]:
     tower = next(w.shape[0] for key, w in r.weights.items() if key.endswith('class_embedding'))
     q, k = (r.weights[f'lm.model.layers.0.self_attn.{p}_proj.weight'].shape[0] for p in 'qk')
     order = lambda counts: sorted(counts, key=lambda n: (abs(math.log2(n / FIRST_GUESS)), n))
-    divisors = lambda n: [d for d in range(1, n + 1) if n % d == 0]
+    # Heads of fewer than four entries are not worth a try.
+    divisors = lambda n: [d for d in range(1, n // 4 + 1) if n % d == 0]
     decoders = [n for n in divisors(q) if k % (q // n) == 0 and q // n % 2 == 0]
     yield from ((a, b) for a in order(divisors(tower)) for b in order(decoders))
 
