@@ -4,17 +4,21 @@
 B rows, L tokens, C tokens of a chunk, D width, V vocabulary.
 """
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-CHUNK = 512
+from mmjax import sharding
+
+# Tokens of a device whose logits exist at a time: 512 MB in float32 for a vocabulary of 32 000.
+CHUNK = 4096
 
 
 def next_token(
-    model: Any, batch: Any, *, z_loss: float = 0.0, chunk: int = CHUNK
+    model: Any, batch: Any, *, z_loss: float = 0.0, chunk: int | None = None
 ) -> tuple[Float[Array, ''], Float[Array, ''], dict[str, Float[Array, '']]]:
     """Returns (sum of weighted losses, sum of weights, sums for the log) of a batch.
 
@@ -32,10 +36,12 @@ def token_losses(
     weight: Float[Array, 'B L'],
     *,
     z_loss: float = 0.0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> tuple[Float[Array, ''], Float[Array, ''], dict[str, Float[Array, '']]]:
-    """Returns the sums of next_token for given labels; the logits of one chunk of places exist at a time."""
-    length = hidden.shape[1]
+    """Returns the sums of next_token for given labels; the logits of `chunk` places of each row exist at a time."""
+    rows, length = hidden.shape[:2]
+    shards = math.prod(sharding.axis_size(axis) for axis in sharding.ROWS)
+    chunk = chunk or max(1, CHUNK * shards // rows)
     count = -(-length // chunk)
     size = -(-length // count)
     cut = lambda x: jnp.moveaxis(
@@ -60,10 +66,10 @@ def token_losses(
         )
         return {name: sums[name] + (weight * value).sum() for name, value in new.items()}, None
 
-    names = ('nll', 'z_loss', 'correct')
-    sums, _ = jax.lax.scan(
-        jax.checkpoint(step, prevent_cse=False),
-        dict.fromkeys(names, jnp.zeros(())),
-        (cut(hidden), cut(labels), cut(weight)),
-    )
+    zeros = dict.fromkeys(('nll', 'z_loss', 'correct'), jnp.zeros(()))
+    if count == 1:
+        sums, _ = step(zeros, (hidden, labels, weight))
+    else:
+        # The backward pass computes a chunk's logits again, or all chunks' would be kept for it.
+        sums, _ = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), zeros, (cut(hidden), cut(labels), cut(weight)))
     return sums['nll'] + sums['z_loss'], weight.sum(), sums

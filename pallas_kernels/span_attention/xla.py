@@ -36,7 +36,9 @@ class Tiles(NamedTuple):
 
 def tiles(length: int, num_keys: int) -> Tiles:
     """Chooses the tiles: on a CPU small enough for its cache, elsewhere large enough to keep the device busy."""
-    cpu = jax.default_backend() == 'cpu'
+    # The mesh knows for what the program is compiled, which need not be where it is compiled.
+    device = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
+    cpu = (device.platform if device else jax.default_backend()) == 'cpu'
     most = 128 if cpu else 512
     return Tiles(min(length, most), min(num_keys, most), cpu)
 
