@@ -2,7 +2,7 @@
 """Public checkpoints in and out: files, name tables and one module for each public layout.
 
 A layout's module has `config(public)`, which turns a config.json into our config, and `table(config)`, the names of its
-tensors. `load` and `dump` move the numbers:
+tensors. `to_ours` reads a checkpoint, `to_public` writes one:
 
     checkpoint = Checkpoint('llava-1.5-7b-hf')
     config = llava.config(checkpoint.config())

@@ -56,10 +56,10 @@ def run_resampler(r: Reference) -> Result:
     c, x = r.config, r.inputs['x']
     b, media, frames, n, width = x.shape
     config = Resampler.Config(
-        attn=Attention.Config(heads=c['heads'], head_width=c['dim_head']),
-        queries=c['num_latents'],
-        depth=c['depth'],
-        mlp_ratio=c.get('ff_mult', 4),
+        attn=Attention.Config(heads=c.get('heads', 8), head_width=c.get('dim_head', 64)),
+        queries=r.weights['latents'].shape[0],
+        depth=len({key.split('.')[1] for key in r.weights if key.startswith('layers.')}),
+        mlp_ratio=r.weights['layers.0.1.1.weight'].shape[0] // width,
         time=bool(c.get('max_num_frames')),
         order=c.get('max_num_media') or 0,
     )
@@ -77,23 +77,24 @@ def run_resampler(r: Reference) -> Result:
 def run_gated_block(r: Reference) -> Result:
     """Runs OpenFlamingo's GatedCrossAttentionBlock by its three masks."""
     c, x = r.config, jnp.asarray(r.inputs['x'])
-    config = openflamingo.gated_block(c['dim'], c['heads'], c['dim_head'])
-    config.mlp.width = c['dim'] * c.get('ff_mult', 4)
+    config = openflamingo.gated_block(c['dim'], c.get('heads', 8), c.get('dim_head', 64))
+    config.mlp.width = r.weights['ff.1.weight'].shape[0]
     build = lambda rngs: config.build(c['dim'], c['dim_visual'], rngs=rngs)
     model, account, params = load(build, Table(tuple(openflamingo.gated_entries('', ''))), r)
     media, locations = r.inputs['media'], r.inputs['media_locations']
     b, m, tokens, width = media.shape
     flat = jnp.asarray(media.reshape(b, m * tokens, width))
     look = lambda block, span: run(lambda m: m(x, m.keys_values(flat), jnp.asarray(span, jnp.int32)), block)
-    count = np.minimum(locations.cumsum(axis=1), m)
-    before = np.stack([0 * count, count * tokens], axis=-1)
-    # Upstream, text before any medium then sees all media alike: what scores of zero give.
+    count = locations.cumsum(axis=1)
+    before = np.stack([0 * count, np.minimum(count, m) * tokens], axis=-1)
+    # Upstream, text all of whose media are masked sees them all alike, which is what scores of zero give: text before
+    # any medium where all previous ones are seen, and text after more placeholders than there are media.
     blind = merge(build, {**params, 'attn/q/kernel': np.zeros_like(params['attn/q/kernel'])})
     alike = look(blind, np.broadcast_to([0, m * tokens], before.shape))
     last = np.broadcast_to(locations.sum(axis=1)[:, None], count.shape)
     cached = np.where(last[..., None] > 0, np.stack([last - 1, last], axis=-1) * tokens, 0)
     outputs = {
-        'immediate': look(model, so_far(locations, tokens)),
+        'immediate': jnp.where((count > m)[..., None], alike, look(model, so_far(locations, tokens))),
         'all_previous': jnp.where((count > 0)[..., None], look(model, before), alike),
         'cached': look(model, cached),
     }
