@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training: one loop for every system. Stages follow each other; a killed run goes on as if it had not been."""
 
+import json
 import pathlib
 import signal
 import threading
@@ -12,11 +13,10 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mmjax import log, optim, sharding
+from mmjax import evaluate, log, optim, sharding
 from mmjax.checkpoint import Place, Store, global_rows
 from mmjax.config import ConfigError, Run, Stage, check, check_rows
 from mmjax.data.pipeline import Pipeline
-from mmjax.evaluate import measure
 from mmjax.feed import Feed, rows_of_host
 from mmjax.objectives.next_token import next_token
 from mmjax.params import Skeleton, cast
@@ -78,17 +78,20 @@ class Stop:
 
 
 def train(run: Run, workdir: pathlib.Path) -> int:
-    """Trains all stages from where `workdir` stands. Returns 0, or 128 + the signal that ended it, as a shell does."""
+    """Trains all stages from where `workdir` stands, then measures. Returns 0, or 128 + the signal that ended it."""
     check(run)
     mesh = sharding.make_mesh(*run.mesh.sizes(jax.device_count()))
     check_rows(run, tuple(mesh.shape.values()))
     log.info(log.device_line(mesh))
-    with sharding.use(mesh), held(workdir), Stop() as stop:
+    with sharding.use(mesh), held(workdir):
         store = Store(workdir, run.checkpoint, stays=_ends(run))
         begun = Place(0, 0, 0, {}) if store.latest is None else store.place(store.latest)
         model = abstract(run)
         want = shapes(model, mesh)
         stages = open_stages(run, mesh, want, begun)
+        if not stages and (not run.evals or measured_at(workdir) == begun.step):
+            log.info(f'{workdir} is done: all {begun.step} steps are trained' + ' and measured' * bool(run.evals))
+            return 0
         if begun.step:
             log.info(f'going on from {store.directory / str(begun.step)}, stage {run.stages[begun.stage].name!r}')
         params = store.params(begun.step, want) if begun.step else initial(run, mesh)
@@ -96,14 +99,17 @@ def train(run: Run, workdir: pathlib.Path) -> int:
         logger.set_state(begun.log)
         shop = Workshop(run, mesh, Skeleton(model), store, logger, begun)
         try:
-            for stage in stages:
-                params = train_stage(shop, stage, params, stop)
-                if stop.signal is not None:
-                    break
+            with Stop() as stop:
+                for stage in stages:
+                    params = train_stage(shop, stage, params, stop)
+                    if stop.signal is not None:
+                        return 128 + stop.signal
+            store.wait()
+            measure_end(shop, workdir, params)
         finally:
             logger.close()
             store.close()
-    return 0 if stop.signal is None else 128 + stop.signal
+    return 0
 
 
 def open_stages(run: Run, mesh: Mesh, want: Mapping[str, jax.ShapeDtypeStruct], begun: Place) -> list[Open]:
@@ -186,8 +192,23 @@ def evaluate_at(shop: Workshop, state: State, frozen: Mapping[str, jax.Array], s
     shop.logger.flush()
     with shop.logger.paused():
         model = shop.skeleton.merge(cast({**state.train, **frozen}, shop.run.compute_dtype))
-        for measured in measure(shop.run, model, due):
+        for measured in evaluate.measure(shop.run, model, due):
             shop.logger.write(step, measured.figures)
+
+
+def measure_end(shop: Workshop, workdir: pathlib.Path, params: Mapping[str, jax.Array]) -> None:
+    """Measures the trained model and leaves results and the report in the work directory."""
+    if not shop.run.evals:
+        return
+    model, step = shop.skeleton.merge(cast(params, shop.run.compute_dtype)), _ends(shop.run)[-1]
+    results = evaluate.run(shop.run, model, workdir, step)
+    shop.logger.write(step, {name: value for name, value in results.items() if name != 'detail'})
+
+
+def measured_at(workdir: pathlib.Path) -> int | None:
+    """Returns the step of the model that results.json speaks of, None where there is none."""
+    path = workdir / 'results.json'
+    return json.loads(path.read_text())['detail']['step'] if path.exists() else None
 
 
 def compile_stage(shop: Workshop, opened: Open, state: State, frozen: Any, feed: Feed) -> Any:

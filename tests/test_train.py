@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop from outside: what a run leaves behind when it goes through, is killed, is stopped, or moves house."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -87,6 +88,19 @@ def start_and_signal(workdir, number, after_lines, *overrides):
     return process.returncode, output
 
 
+@contextlib.contextmanager
+def stopped_before(number):
+    """Stops a run before a step, as a signal would."""
+
+    def asked(self, step):
+        self.signal = signal.SIGTERM if step >= number else None
+        return self.signal is not None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmjax.train.Stop, 'asked', asked)
+        yield
+
+
 @pytest.fixture(scope='module')
 def straight(tmp_path_factory):
     """A run that nothing disturbed."""
@@ -131,10 +145,7 @@ def test_an_unfinished_line_is_finished_after_a_resume(tmp_path):
         for stop in steps:
             run = tiny.get_config()
             run.log.every_steps, run.checkpoint.every_steps = 4, 5
-            stops = iter(range(100))
-            asked = lambda self, step, stop=stop, stops=stops: step >= stop and next(stops) >= 0
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(mmjax.train.Stop, 'asked', asked)
+            with stopped_before(stop):
                 train(run, tmp_path / name)
         runs.append(lines(tmp_path / name))
     assert [line['step'] for line in runs[0]] == [4, 8]
@@ -157,8 +168,8 @@ def test_real_data_goes_on_exactly(tmp_path, monkeypatch):
     run.stages[0].data = Mix.Config(parts=parts, window=4)
     train(run, tmp_path / 'straight')
     for stop in (2, 5, 100):  # in the middle of a window, more than once
-        monkeypatch.setattr(mmjax.train.Stop, 'asked', lambda self, step, stop=stop: step >= stop)
-        train(run, tmp_path / 'resumed')
+        with stopped_before(stop):
+            train(run, tmp_path / 'resumed')
     assert lines(tmp_path / 'resumed') == lines(tmp_path / 'straight')
     assert_equal(params(tmp_path / 'resumed'), params(tmp_path / 'straight'))
 
@@ -166,8 +177,7 @@ def test_real_data_goes_on_exactly(tmp_path, monkeypatch):
 @pytest.mark.parametrize('mesh', [Mesh(1, 1, 1), Mesh(1, 4, 1)])
 def test_goes_on_with_other_devices(straight, tmp_path, mesh):
     run = tiny.get_config()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmjax.train.Stop, 'asked', lambda self, step: step >= 3)
+    with stopped_before(3):
         train(run, tmp_path)
     assert Store(tmp_path).latest == 3
     run.mesh = mesh
@@ -228,7 +238,6 @@ def test_a_resumed_run_has_the_same_program(tmp_path):
     """Otherwise it would compile again, and could round otherwise."""
     programs = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmjax.train.Stop, 'asked', lambda self, step: step >= 3 and len(programs) == 1)
         compile_update = mmjax.train.compile_update
 
         def keep(update, *arguments):
@@ -236,8 +245,9 @@ def test_a_resumed_run_has_the_same_program(tmp_path):
             return compile_update(update, *arguments)
 
         patch.setattr(mmjax.train, 'compile_update', keep)
-        for _ in range(2):
+        with stopped_before(3):
             train(tiny.get_config(), tmp_path)
+        train(tiny.get_config(), tmp_path)
     assert programs[0] == programs[1]
 
 
@@ -282,7 +292,7 @@ def test_a_model_comes_back_without_its_config_file(straight, tmp_path):
 
 def test_a_checkpoint_of_another_shape_is_refused_by_parameter(straight):
     run = tiny.get_config()
-    run.model.width = 16
+    run.model.width, run.stages[0].steps = 16, 12
     with pytest.raises(CheckpointError, match=r'down/bias is \(8,\) there and \(16,\) in the model'):
         train(run, straight)
 
@@ -309,8 +319,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(straight, tmp_path):
     import resource
 
     run = tiny.get_config()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmjax.train.Stop, 'asked', lambda self, step: step >= 3)
+    with stopped_before(3):
         train(run, tmp_path)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -326,7 +335,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(straight, tmp_path):
 
 
 def test_measures_of_the_state_before_a_step(tmp_path, straight):
-    run, seen = tiny.get_config(), []
+    run, seen, ends = tiny.get_config(), [], []
     run.evals = [Eval('often', None, every_steps=2), Eval('once', None, every_steps=4), Eval('end', None)]
 
     def measure(run, model, due):
@@ -334,16 +343,24 @@ def test_measures_of_the_state_before_a_step(tmp_path, straight):
         weights = np.asarray(model.up.kernel.get_value())
         return [types.SimpleNamespace(figures={f'{e.name}_sum': float(weights.sum())}) for e in due]
 
+    def finish(run, model, workdir, step):
+        ends.append(step)
+        results = {'end_sum': 1.0, 'detail': {'step': step}}
+        (workdir / 'results.json').write_text(json.dumps(results))
+        return results
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmjax.train, 'measure', measure)
-        patch.setattr(mmjax.train.Stop, 'asked', lambda self, step: step >= 4)
-        train(run, tmp_path)
-        patch.setattr(mmjax.train.Stop, 'asked', lambda self, step: False)
-        train(run, tmp_path)
+        patch.setattr(mmjax.train.evaluate, 'measure', measure)
+        patch.setattr(mmjax.train.evaluate, 'run', finish)
+        with stopped_before(4):
+            assert train(run, tmp_path) == 128 + signal.SIGTERM
+        for _ in range(2):  # the second finds nothing left to do
+            assert train(run, tmp_path) == 0
+    assert ends == [8]
     assert seen == [['often'], ['often', 'once'], ['often']]
     found = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
     sums = {line['step']: line['often_sum'] for line in found if 'often_sum' in line}
-    assert list(sums) == [2, 4, 6] and len(found) == 8 + 4
+    assert list(sums) == [2, 4, 6] and len(found) == 8 + 4 + 1
     assert sums[6] == float(params(straight, 6)['up/kernel'].sum())
 
 
