@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixtures, and what is measured: published ones by the names of their sets, a user's own by their path.
+
+Published sets are looked for below data/ in the current folder. No set is fetched: a missing one is an error that says
+where it was looked for.
+"""
+
+import dataclasses
+
+from mmjax.config import Eval
+from mmjax.data.mix import Mix, Part
+from mmjax.data.sources import SourceConfig, source_config
+from mmjax.data.sources.digits import Digits
+from mmjax.data.sources.split import Split
+from mmjax.data.tasks import Chat, Task
+
+
+def part(source: str, weight: float = 1.0, *, task: Task | None = None, min_quality: float = 0.0) -> Part:
+    """One set of a mixture; its documents are seen in proportion to `weight`."""
+    return Part(source=source_config(source), weight=weight, task=task, min_quality=min_quality)
+
+
+def mix(path: str, *published: Part) -> Mix.Config:
+    """The published parts; or, where the user gives a path, that alone, read as the first part would be."""
+    if path:
+        published = (dataclasses.replace(published[0], source=source_config(path), weight=1.0),)
+    return Mix.Config(parts=[*published])
+
+
+def halves(path: str) -> tuple[Split.Config, Split.Config]:
+    """The training and the validation part of the documents at a path."""
+    if not path:
+        raise ValueError("data=PATH is missing: tars ('shards/x-{000..127}.tar'), a folder of pages, or a JSONL file")
+    # Two configs of the source: an override of one is not one of the other.
+    return tuple(Split.Config(source=source_config(path), part=part) for part in ('train', 'validation'))
+
+
+def digits(*, chat: bool = False, boxes: bool = False) -> Mix.Config:
+    """The digits that come with the package, asked in turns (`chat`) or in running text, also for boxes."""
+    tasks = ['caption', 'count'] if chat else ['caption', 'few_shot']
+    parts = [Part(source=Digits.Config(task=task), task=_turns(chat)) for task in tasks + ['find'] * boxes]
+    return Mix.Config(parts=parts)
+
+
+def digit_evals(*, chat: bool = False, boxes: bool = False) -> list[Eval]:
+    """Measures on digits that no training document shows."""
+    evals = [Eval(name='caption', source=_test('caption'), task=_turns(chat), count=64, max_new_tokens=8)]
+    if boxes:
+        find = _test('find')
+        evals.append(Eval(name='find', source=find, task=_turns(chat), metric='box_iou', count=64, constrain=True))
+    return evals
+
+
+def _test(task: str) -> SourceConfig:
+    return Digits.Config(task=task, split='test')
+
+
+def _turns(chat: bool) -> Task | None:
+    return Chat() if chat else None

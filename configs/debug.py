@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `:debug` size of any run: the same parts, stages and formats, few of everything, built-in data.
+
+It computes in seconds on a CPU what the published size computes in months on a pod, so a new system is tried here.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+from configs import data
+from mmjax.config import Checkpoints, Log, Mesh, Run, Stage
+from mmjax.data.tokenizer import Bytes
+from mmjax.models.connector import AttentionPool
+from mmjax.models.decoder import Decoder
+from mmjax.models.fusion import CrossAttention
+from mmjax.models.patches import Patches
+from mmjax.models.resampler import Resampler
+from mmjax.models.vision import Vit
+from mmjax.models.vlm import Vlm
+from mmjax.nn.attention import Attention
+from mmjax.nn.mlp import Mlp
+
+WIDTH, HEADS = 64, 4
+# What changes in each class of config, wherever it stands in the model.
+FEWER: dict[type, Callable[[Any], dict[str, Any]]] = {
+    Vlm.Config: lambda c: dict(frames=min(c.frames, 2)),
+    Vit.Config: lambda c: dict(size=(32, 32), patch=8, width=32, depth=2),
+    Patches.Config: lambda c: dict(patch=8, grid=(4, 4)),
+    Resampler.Config: lambda c: dict(queries=4, depth=2),
+    AttentionPool.Config: lambda c: dict(queries=4),
+    CrossAttention.Config: lambda c: dict(every=min(c.every, 2)),
+    Attention.Config: lambda c: dict(heads=HEADS, kv_heads=c.kv_heads and min(c.kv_heads, HEADS), head_width=None),
+    Mlp.Config: lambda c: dict(width=2 * WIDTH),
+    # Scales that follow the width, its root or the inverse of that, go on to do so.
+    Decoder.Config: lambda c: dict(
+        width=WIDTH,
+        depth=4,
+        input_scale=c.input_scale if c.input_scale == 1 else c.input_scale * math.sqrt(WIDTH / c.width),
+        logit_scale=c.logit_scale if c.logit_scale == 1 else c.logit_scale * math.sqrt(c.width / WIDTH),
+    ),
+}
+
+
+def shrink(run: Run, *, chat: bool = False) -> Run:
+    """Returns the run at a size for a laptop; `chat`: its documents are turns of user and assistant."""
+    special, boxes = run.layout.special_tokens(), run.layout.coordinates is not None
+    layout = dataclasses.replace(run.layout, tokenizer=Bytes.Config(special=special), max_tokens=256, max_media=8)
+    model = fewer(run.model)
+    model.decoder.vocab = 256 + len(special)
+    return dataclasses.replace(
+        run,
+        model=model,
+        layout=layout,
+        stages=[_short(stage, chat, boxes) for stage in run.stages],
+        mesh=Mesh(),
+        compute_dtype='float32',
+        remat='none',
+        load=[],
+        fresh=(),
+        evals=data.digit_evals(chat=chat, boxes=boxes),
+        checkpoint=Checkpoints(every_steps=100),
+        log=Log(every_steps=10),
+    )
+
+
+def fewer(c: Any) -> Any:
+    """Returns a config, and all configs inside of it, with few of everything."""
+    parts = {f.name: getattr(c, f.name) for f in dataclasses.fields(c)}
+    parts = {name: fewer(part) for name, part in parts.items() if dataclasses.is_dataclass(part)}
+    changes = FEWER[type(c)](c) if type(c) in FEWER else {}
+    return dataclasses.replace(c, **parts, **changes)
+
+
+def _short(stage: Stage, chat: bool, boxes: bool) -> Stage:
+    # Rates that are right for billions of parameters teach a few thousand nothing in a hundred steps.
+    optimizer = dataclasses.replace(stage.optimizer, peak_lr=2e-3, warmup=10)
+    mix = data.digits(chat=chat, boxes=boxes)
+    return dataclasses.replace(stage, data=mix, rows=8, steps=100, accumulate=1, optimizer=optimizer)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vision towers and language models by their published names; each number is written here, once.
+
+What has a public checkpoint is described as its config.json describes it, by the functions that also read those files.
+Numbers marked (unverified) were written from memory of the papers and not compared with them.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+from mmjax.config import Load
+from mmjax.data.tokenizer import HuggingFace, SentencePiece
+from mmjax.models.decoder import Decoder
+from mmjax.models.vision import Vit
+from mmjax.nn.attention import Attention
+from mmjax.nn.block import Block, GatedBlock
+from mmjax.nn.layers import Norm
+from mmjax.nn.mlp import Mlp
+from mmjax.nn.positions import Rotary, Sinusoidal
+from mmjax.weights import Table, clip, fuyu, llama
+
+
+class Size(NamedTuple):
+    """The numbers that tell the sizes of one family apart."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+# (unverified) 1.4, 7.1 and 70 billion parameters, of which width^2 a block belong to the relative positions. With
+# rotary ones they are 1.27, 6.57 and 64.7 billion.
+CHINCHILLA = {'1.4b': Size(2048, 24, 16), '7b': Size(4096, 32, 32), '70b': Size(8192, 80, 64)}
+# (unverified) 8.63, 62.50 and 540.35 billion parameters.
+PALM = {'8b': Size(4096, 32, 16), '62b': Size(8192, 64, 32), '540b': Size(18432, 118, 48)}
+LLAMA = {
+    '7b': dict(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, intermediate_size=11008),
+    '13b': dict(hidden_size=5120, num_hidden_layers=40, num_attention_heads=40, intermediate_size=13824),
+}
+CLIP_L = dict(
+    patch_size=14, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+)  # 303.2 million parameters at 224 pixels
+
+
+def clip_l(side: int, *, layer: int = -1, normed: bool = True, keep_cls: bool = False) -> Vit.Config:
+    """CLIP's ViT-L/14 for pictures of side x side pixels; its features are what leaves block `layer`."""
+    return clip.vision({**CLIP_L, 'image_size': side}, layer=layer, features_normed=normed, keep_cls=keep_cls)
+
+
+def wide_vit() -> Vit.Config:
+    """A ViT-15/16 of 427 million parameters, for pictures of 320 x 320 pixels.
+
+    It stands in for Flamingo's NFNet-F6, a convolutional tower of 435 million parameters (unverified), and gives
+    features as wide as that one's.
+    """
+    return Vit.Config(
+        size=(320, 320), patch=16, width=1536, depth=15, block=_block(heads=16, mlp=6144), mean=clip.MEAN, std=clip.STD
+    )
+
+
+def vit_4b() -> Vit.Config:
+    """PaLI's ViT-e, 3.80 billion parameters without its pooling head (unverified)."""
+    return Vit.Config(patch=14, width=1792, depth=56, block=_block(heads=16, mlp=15360))
+
+
+def vit_22b() -> Vit.Config:
+    """ViT-22B: attention and MLP side by side, queries and keys normed; 21.74 billion parameters (unverified)."""
+    norm = Norm.Config(bias=False)
+    attn = Attention.Config(heads=48, qk_norm=norm, o_bias=True)
+    block = Block.Config(attn=attn, mlp=Mlp.Config(width=24576), norm=norm, parallel=True)
+    return Vit.Config(patch=14, width=6144, depth=48, block=block, norm=norm)
+
+
+def vicuna(size: str, vocab: int = 32_000) -> Decoder.Config:
+    """LLaMA, whose shape Vicuna has: 6.74 or 13.02 billion parameters."""
+    return llama.config({**LLAMA[size], 'vocab_size': vocab})
+
+
+def persimmon() -> Decoder.Config:
+    """Persimmon-8B, 9.40 billion parameters with its vocabulary of 262,144."""
+    return fuyu.decoder({})
+
+
+def magneto(position: Rotary.Config | Sinusoidal.Config, *, vocab: int, input_scale: float = 1.0) -> Decoder.Config:
+    """The decoder of KOSMOS-1 and 2, with a norm inside of each branch (sub-LN): 1.34 billion parameters."""
+    norm = Norm.Config()
+    attn = Attention.Config(heads=32, q_bias=True, k_bias=True, v_bias=True, o_bias=True, inner_norm=norm)
+    block = Block.Config(attn=attn, mlp=Mlp.Config(width=8192, inner_norm=norm), norm=norm)
+    return Decoder.Config(
+        vocab=vocab, width=2048, depth=24, block=block, position=position, tied=True, input_scale=input_scale
+    )
+
+
+def chinchilla(size: str) -> Decoder.Config:
+    """Chinchilla with rotary positions in the place of relative ones."""
+    s, norm = CHINCHILLA[size], Norm.Config(kind='rms')
+    mlp = Mlp.Config(width=4 * s.width, act='gelu_tanh', bias=False)
+    block = Block.Config(attn=Attention.Config(heads=s.heads), mlp=mlp, norm=norm)
+    return Decoder.Config(vocab=32_128, width=s.width, depth=s.depth, block=block, norm=norm, tied=True)
+
+
+def gated(size: str) -> GatedBlock.Config:
+    """The block through which a Chinchilla looks at pictures in Flamingo."""
+    s = CHINCHILLA[size]
+    mlp = Mlp.Config(width=4 * s.width, act='relu2', bias=False)
+    return GatedBlock.Config(attn=Attention.Config(heads=s.heads), mlp=mlp)
+
+
+def palm(size: str) -> Decoder.Config:
+    """PaLM: attention and MLP side by side, one key head for all queries."""
+    s, norm = PALM[size], Norm.Config(bias=False)
+    mlp = Mlp.Config(width=4 * s.width, act='silu', gated=True, bias=False)
+    attn = Attention.Config(heads=s.heads, kv_heads=1, head_width=256)
+    return Decoder.Config(
+        vocab=256_128,
+        width=s.width,
+        depth=s.depth,
+        block=Block.Config(attn=attn, mlp=mlp, norm=norm, parallel=True),
+        norm=norm,
+        position=Rotary.Config(interleaved=True),
+        tied=True,
+        logit_scale=s.width**-0.5,
+    )
+
+
+def tokenizer(path: str, *writers) -> SentencePiece.Config | HuggingFace.Config:
+    """The tokenizer of a file or folder, grown by the special tokens of all `writers`: formats and coordinates."""
+    special = tuple(dict.fromkeys(token for writer in writers for token in writer.special_tokens()))
+    kind = SentencePiece if path.endswith('.model') else HuggingFace
+    return kind.Config(path=path, special=special)
+
+
+def clip_l_weights(side: int) -> Load:
+    """The weights of openai/clip-vit-large-patch14, or of its version for 336 pixels."""
+    name = 'clip-vit-large-patch14' + ('' if side == 224 else f'-{side}')
+    return Load(
+        f'weights/{name}', paths=('encoder/.*',), table=clip.vision_table, part='encoder', prefix='vision_model.'
+    )
+
+
+def vicuna_weights(size: str) -> Load:
+    """The weights of lmsys/vicuna-7b-v1.5 or 13b."""
+    return Load(f'weights/vicuna-{size}-v1.5', paths=('decoder/.*',), table=vicuna_table, part='decoder')
+
+
+def vicuna_table(c: Decoder.Config) -> Table:
+    """The names of a LLaMA, whose words are the model's first ones; special tokens behind them begin as zeros."""
+    return llama.table(dataclasses.replace(c, vocab=32_000))
+
+
+def _block(*, heads: int, mlp: int) -> Block.Config:
+    """The block of an ordinary ViT."""
+    attn = Attention.Config(heads=heads, q_bias=True, k_bias=True, v_bias=True, o_bias=True)
+    return Block.Config(attn=attn, mlp=Mlp.Config(width=mlp))
