@@ -12,6 +12,7 @@ from configs.args import Args
 from mmjax.config import Adamw, Checkpoints, Eval, Log, Run, Stage
 from mmjax.data.layout import Layout
 from mmjax.data.mix import Mix, Part
+from mmjax.data.sources.exchanged import Exchanged
 from mmjax.data.templates import Format
 from mmjax.data.tokenizer import Bytes
 from mmjax.models.decoder import Decoder
@@ -75,7 +76,11 @@ def small(a: Args, model: Vlm.Config, form: Format) -> Run:
         stages=[stage],
         compute_dtype='float32',
         remat='none',
-        evals=[Eval(name='held_out', source=validation, metric='loss', count=0)],
+        # The same words twice: with their own pictures, and with those of other documents.
+        evals=[
+            Eval(name='held_out', source=validation, metric='loss', count=0, blind=False),
+            Eval(name='exchanged', source=Exchanged.Config(source=validation), metric='loss', count=0, blind=False),
+        ],
         checkpoint=Checkpoints(every_steps=500),
         log=Log(every_steps=10),
     )
