@@ -59,6 +59,10 @@ class Vit(nnx.Module):
         depth: int
         block: Block.Config
         patch_bias: bool = True
+        overlap: int = 0  # a token is made of its own patch and so many on every side (overlapping patch embedding)
+        # Of the position table at first. Large towers learn places in time; a small one, trained for minutes, sees none
+        # while its patches, whose deviation is about 1, drown them.
+        position_std: float = 0.02
         cls: bool = False  # a learned token in front of the patches, with position 0
         pre_norm: Norm.Config | None = None  # before the first block
         norm: Norm.Config | None = dataclasses.field(default_factory=Norm.Config)  # after the last
@@ -93,9 +97,11 @@ class Vit(nnx.Module):
         self.width = c.width
         self.depth, self.run, self.remat = c.depth, c.depth + 1 + c.layer, c.remat
         self.features_normed, self.drop_cls = c.features_normed, c.cls and not c.keep_cls
-        self.patch = Linear(c.patch * c.patch * 3, c.width, bias=c.patch_bias, spec=w_LD, rngs=rngs)
+        self.overlap, side = c.overlap, c.patch * (1 + 2 * c.overlap)
+        self.patch = Linear(side * side * 3, c.width, bias=c.patch_bias, spec=w_LD, rngs=rngs)
         self.cls = parameter(normal(rngs.params(), (c.width,), 0.02), b_D) if c.cls else None
-        self.position = Learned.Config(length=c.grid[0] * c.grid[1] + c.cls).build(c.width, rngs=rngs)
+        places = Learned.Config(length=c.grid[0] * c.grid[1] + c.cls, std=c.position_std)
+        self.position = places.build(c.width, rngs=rngs)
         self.pre_norm = c.pre_norm.build(c.width, rngs=rngs) if c.pre_norm else None
         self.blocks = stack.build(lambda r: c.block.build(c.width, rngs=r), c.depth, rngs)
         self.norm = c.norm.build(c.width, rngs=rngs) if c.norm else None
@@ -132,7 +138,9 @@ class Vit(nnx.Module):
             raise ValueError(
                 f'pictures of {pixels.shape[1:3]} pixels for a tower of {self.size}; fit them in the layout'
             )
-        x = self.patch(patches(normalise(pixels, self.mean, self.std), self.patch_size))
+        x = patches(normalise(pixels, self.mean, self.std), self.patch_size)
+        rows, columns = (side // self.patch_size for side in self.size)
+        x = self.patch(with_neighbours(x, rows, columns, self.overlap))
         if self.cls is not None:
             x = jnp.concatenate([sharding.broadcast_rows(self.cls[...][None], x.shape[0]), x], axis=1)
         x = x + sharding.place(self.position.table[...], P())
@@ -165,6 +173,17 @@ def patches(pixels: Array, patch: int) -> Array:
     rows, columns = height // patch, width // patch
     x = sharding.reshape_rows(pixels, (n, rows, patch, columns, patch, channels)).transpose(0, 1, 3, 2, 4, 5)
     return sharding.reshape_rows(x, (n, rows * columns, patch * patch * channels))
+
+
+def with_neighbours(x: Float[Array, 'N P E'], rows: int, columns: int, reach: int) -> Float[Array, 'N P E2']:
+    """Puts the patches round each one beside it, zeros beyond the edges: (2 reach + 1)^2 patches in raster order."""
+    if not reach:
+        return x
+    x = sharding.reshape_rows(x, (x.shape[0], rows, columns, x.shape[2]))
+    x = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    steps = range(2 * reach + 1)
+    x = jnp.concatenate([x[:, i : i + rows, j : j + columns] for i in steps for j in steps], axis=-1)
+    return sharding.reshape_rows(x, (x.shape[0], rows * columns, x.shape[3]))
 
 
 def resize_positions(

@@ -117,6 +117,7 @@ class Learned(nnx.Module):
     class Config:
         length: int  # rows of the table, the offset's included
         offset: int = 0  # added to every position (OPT: 2)
+        std: float = 0.02  # of the table at first
 
         def build(self, width: int, *, rngs: nnx.Rngs) -> 'Learned':
             """Builds the part."""
@@ -124,7 +125,7 @@ class Learned(nnx.Module):
 
     def __init__(self, c: Config, width: int, *, rngs: nnx.Rngs):
         self.offset = c.offset
-        self.table = parameter(normal(rngs.params(), (c.length, width), 0.02), sharding.w_LD)
+        self.table = parameter(normal(rngs.params(), (c.length, width), c.std), sharding.w_LD)
 
     def __call__(self, position: Int[Array, 'B L']) -> Float[Array, 'B L D']:
         """Returns the vectors of positions; the last one for those beyond the table."""

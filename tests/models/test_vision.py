@@ -10,7 +10,7 @@ import pytest
 from disturbed import array, disturbed
 
 from mmjax import sharding
-from mmjax.models.vision import Pool, Vit, patches, resize_positions
+from mmjax.models.vision import Pool, Vit, patches, resize_positions, with_neighbours
 from mmjax.nn.attention import Attention
 from mmjax.nn.block import Block
 from mmjax.nn.layers import Norm
@@ -179,3 +179,15 @@ def test_resize_positions():
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_overlapping_patches_are_windows_of_the_padded_picture():
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(size=(2, 8, 12, 3)).astype(np.float32)
+    found = with_neighbours(patches(jnp.asarray(pixels), 4), 2, 3, 1)
+    assert found.shape == (2, 6, 9 * 48)
+    padded = np.pad(pixels, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    for row, column in ((0, 0), (1, 2), (0, 1)):
+        window = padded[:, 4 * row : 4 * row + 12, 4 * column : 4 * column + 12]
+        own = np.asarray(found[:, 3 * row + column]).reshape(2, 3, 3, 4, 4, 3)
+        assert np.array_equal(own.transpose(0, 1, 3, 2, 4, 5).reshape(2, 12, 12, 3), window)

@@ -66,6 +66,7 @@ class Digits:
         most: int = 3
         smallest: int = 10  # side of a digit in pixels, its margin included
         largest: int = 13
+        colour: float = 1.0  # how much grounds and inks differ, and how noisy grounds are; 0: white on black
         pictures: int = 1  # mixed: scenes a document
         questions: int = 3  # mixed: questions a scene
         classes: int = 2  # few_shot: made-up names a document
@@ -144,8 +145,8 @@ class Digits:
         """Draws digits of these labels where they fit; returns the picture and its digits from left to right."""
         c = self.config
         images, known = glyphs(c.split)
-        ground = rng.uniform(0, 70, size=3) + rng.normal(0, 8, size=(c.height, c.width, 3))
-        ink = rng.uniform(170, 255, size=3)
+        ground = c.colour * (rng.uniform(0, 70, size=3) + rng.normal(0, 8, size=(c.height, c.width, 3)))
+        ink = 255 - c.colour * rng.uniform(0, 85, size=3)
         cover = np.zeros((c.height, c.width), np.float32)
         tiles: list[tuple[int, int, int]] = []
         digits = []
