@@ -28,13 +28,11 @@ w_DKH = w_DNH  # kept whole on every device where K < tp, see `fit`
 w_VD, w_DV = P('tp', 'fsdp'), P('fsdp', 'tp')
 w_LD = P(None, 'fsdp')  # tables and inputs whose first axis may be odd: positions, patches, states
 w_DE = P('fsdp', None)  # from one width to another, nothing to split over tp
-b_NH, b_F, b_V = P('tp', None), P('tp'), P('tp')
-b_D, b_H = P(None), P(None)
+b_NH, b_F, b_D = P('tp', None), P('tp'), P(None)
 
 # Activations.
 act_BL = P(ROWS, None)
 act_BLD = P(ROWS, None, None)
-act_BLF = P(ROWS, None, 'tp')
 act_BLNH = P(ROWS, None, 'tp', None)
 act_BLV = P(ROWS, None, 'tp')
 cache_LBSKH = P(None, ROWS, None, 'tp', None)
@@ -66,6 +64,12 @@ def current() -> AbstractMesh | None:
     mesh = jax.sharding.get_abstract_mesh()
     explicit = not mesh.empty and all(kind == AxisType.Explicit for kind in mesh.axis_types)
     return mesh if explicit else None
+
+
+def platform() -> str:
+    """Returns what the program is compiled for, 'cpu', 'tpu' or 'gpu', which need not be where it is compiled."""
+    device = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
+    return device.platform if device else jax.default_backend()
 
 
 def axis_size(name: str) -> int:

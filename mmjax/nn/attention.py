@@ -15,7 +15,7 @@ from mmjax import sharding
 from mmjax.nn.cache import KeyValue
 from mmjax.nn.layers import Linear, Norm
 from mmjax.nn.positions import Turn, rotate
-from mmjax.sharding import ROWS, P, b_NH, w_DKH, w_DNH, w_NHD
+from mmjax.sharding import ROWS, P, act_BLNH, b_NH, w_DKH, w_DNH, w_NHD
 from pallas_kernels.span_attention import span_attention
 
 
@@ -97,11 +97,11 @@ def attend(
     kernel = lambda q, k, v, span: span_attention(q, k, v, span, scale=scale, soft_cap=soft_cap)
     if mesh is None:
         return kernel(q, k, v, span)
-    heads = sharding.fit(P('tp'), (q.shape[2],), mesh, 'the heads of an attention')[0]
+    act = sharding.fit(act_BLNH, q.shape, mesh, 'the queries of an attention')
     groups = mesh.shape['tp'] // k.shape[2]
-    if heads and groups > 1:
+    if act[2] and groups > 1:
         # Fewer key heads than devices: each device gets a copy of the one head that its queries share.
         k, v = (jnp.repeat(x, groups, axis=2) for x in (k, v))
-    act, intervals = P(ROWS, None, heads, None), P(ROWS, None, None)
+    intervals = P(ROWS, None, None)
     q, k, v, span = (sharding.place(x, s) for x, s in ((q, act), (k, act), (v, act), (span, intervals)))
     return jax.shard_map(kernel, in_specs=(act, act, act, intervals), out_specs=act, check_vma=False)(q, k, v, span)

@@ -58,8 +58,30 @@ def contract(x: Array, kernel: Array, num_in: int, out_axes: P, dtype: DTypeLike
         out_axes = sharding.fit(out_axes, kernel.shape[num_in:], mesh, 'the output of a Linear')
         # Only we can say where a sum over tp lands, and that a gathered fsdp axis does not come back.
         out_sharding = P(*jax.typeof(x).sharding.spec[:lead], *out_axes)
+    if sharding.platform() == 'cpu' and (specs := _flat_specs(x, kernel, num_in, out_sharding)):
+        # The gradient of a kernel sums over all of x's first axes. On a CPU that is one matrix product when they are
+        # one axis, and a transposed copy of the activations when they are several: a step took 1.3 times as long.
+        rows, inputs = math.prod(x.shape[:lead]), math.prod(x.shape[lead:])
+        flat_x = jnp.reshape(x, (rows, inputs), out_sharding=specs[0])
+        flat_kernel = jnp.reshape(kernel, (inputs, -1), out_sharding=specs[1])
+        y = jnp.dot(flat_x, flat_kernel, preferred_element_type=dtype, out_sharding=specs[2])
+        return jnp.reshape(y, (*x.shape[:lead], *kernel.shape[num_in:]), out_sharding=out_sharding)
     axes = (tuple(range(lead, x.ndim)), tuple(range(num_in)))
     return jax.lax.dot_general(x, kernel, (axes, ((), ())), preferred_element_type=dtype, out_sharding=out_sharding)
+
+
+def _flat_specs(x: Array, kernel: Array, num_in: int, out: P | None) -> tuple[P | None, P | None, P | None] | None:
+    """Returns the specs of [rows, inputs], [inputs, outputs], [rows, outputs]; None where axes cannot be merged."""
+    if out is None:
+        return None, None, None
+    lead, place = x.ndim - num_in, jax.typeof(x).sharding.spec
+    stored = jax.typeof(kernel).sharding.spec
+    groups = [place[:lead], place[lead:], stored[:num_in], stored[num_in:], out[lead:]]
+    # Merged axes keep their places only if no axis but the first is split.
+    if not all(groups) or any(axis is not None for group in groups for axis in group[1:]):
+        return None
+    rows, inputs, kernel_in, kernel_out, outputs = (group[0] for group in groups)
+    return P(rows, inputs), P(kernel_in, kernel_out), P(rows, outputs)
 
 
 class Linear(nnx.Module):

@@ -13,6 +13,7 @@ from flax import nnx
 from mmjax import sharding
 from mmjax.nn.attention import Attention
 from mmjax.nn.layers import Norm
+from mmjax.nn.positions import Rotary
 from mmjax.sharding import P
 
 WIDTH, SOURCE = 12, 10
@@ -80,6 +81,15 @@ def test_cross_attention_reads_a_source_of_another_width():
     got = jax.jit(lambda x: part(x, part.keys_values(source), span))(x)
     np.testing.assert_allclose(got, by_hand(part, x, source, span, PLAIN), atol=2e-5)
     assert not np.any(got[:, 3])
+
+
+def test_queries_and_keys_both_turn():
+    """What is seen depends on distances, so a shift of all positions changes nothing, and a stretch does."""
+    part, x, place = build(PLAIN), array(2, 5, WIDTH), jnp.tile(jnp.arange(5), (2, 1))
+    rotary, span = Rotary.Config().build(6), jnp.stack([place * 0, place + 1], axis=-1)
+    run = jax.jit(lambda place: part(x, part.keys_values(x, rotary(place)), span, rotary(place)))
+    np.testing.assert_allclose(run(place), run(place + 7), atol=1e-5)
+    assert np.abs(run(place) - run(2 * place)).max() > 0.01
 
 
 @pytest.mark.parametrize('bias', ['q_bias', 'k_bias', 'v_bias', 'o_bias'])
