@@ -22,11 +22,13 @@ class Batch(NamedTuple):
     tokens: np.ndarray  # [B, L]       ids; media places hold the placeholder's id
     weight: np.ndarray  # [B, L]       f32, loss weight of predicting the NEXT token from here
     span: np.ndarray  # [B, L, 2]    keys start <= j < end that this token sees; empty for padding
-    position: np.ndarray  # [B, L]       place inside its document ([B, L, 3] for 3-D rotary positions)
+    position: np.ndarray  # [B, L]       place inside its document
     slot: np.ndarray | None = None  # [B, L]       which media token stands here, -1 for text
-    media_span: np.ndarray | None = None  # [B, L, 2]    media tokens this token sees (cross-attention fusion)
+    media_span: np.ndarray | None = None  # [B, L, 2]    media tokens it sees (cross-attention)
     pixels: np.ndarray | None = None  # [B, M, T, height, width, 3] uint8
-    media_size: np.ndarray | None = None  # [B, M, 3]    frames, patch rows, patch columns; 0 0 0 where there is no medium
+    media_size: np.ndarray | None = (
+        None  # [B, M, 3]    frames, patch rows, patch columns; 0 0 0 where there is no medium
+    )
     states: np.ndarray | None = None  # [B, S, width] f32
 
 

@@ -29,7 +29,9 @@ class FileSlice:
             file.seek(self.offset)
             data = file.read(self.size)
         if len(data) != self.size:
-            raise OSError(f'{self.path}: {len(data)} bytes at {self.offset}, expected {self.size}; was the file rewritten?')
+            raise OSError(
+                f'{self.path}: {len(data)} bytes at {self.offset}, expected {self.size}; was the file rewritten?'
+            )
         return data
 
 
@@ -65,7 +67,7 @@ class Video:
 
 @dataclasses.dataclass
 class Region:
-    """Words tied to boxes of a picture; the words may be empty. `image` counts the document's pictures (-1: the last so far)."""
+    """Words, which may be empty, tied to boxes of a picture: number `image` of the document (-1: the last so far)."""
 
     text: str
     boxes: tuple[Box, ...]
@@ -102,7 +104,7 @@ class Document:
     meta: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def split(self) -> tuple['Document', Piece]:
-        """Returns (the question: all pieces but the last, the answer: the last piece); evaluations ask the one for the other."""
+        """Returns the question, all pieces but the last, and the answer, the last one."""
         return dataclasses.replace(self, pieces=self.pieces[:-1]), self.pieces[-1]
 
 
