@@ -26,15 +26,13 @@ class Batch(NamedTuple):
     slot: np.ndarray | None = None  # [B, L]       which media token stands here, -1 for text
     media_span: np.ndarray | None = None  # [B, L, 2]    media tokens it sees (cross-attention)
     pixels: np.ndarray | None = None  # [B, M, T, height, width, 3] uint8
-    media_size: np.ndarray | None = (
-        None  # [B, M, 3]    frames, patch rows, patch columns; 0 0 0 where there is no medium
-    )
+    media_size: np.ndarray | None = None  # [B, M, 3]    frames, patch rows, patch columns; 0 where there is no medium
     states: np.ndarray | None = None  # [B, S, width] f32
 
 
 @dataclasses.dataclass(frozen=True)
 class MediaSpec:
-    """What the model's encoder and connector take and give. The data side asks it and computes no token count itself."""
+    """What the model's encoder and connector take and give; the data side asks it and counts no tokens itself."""
 
     height: int = 0  # of the decoded picture, in pixels; the most, where sizes vary
     width: int = 0
