@@ -53,6 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(debug=False)
     verbs = parser.add_subparsers(dest='verb', metavar='VERB')
     _add_train(verbs)
+    _add_evaluate(verbs)
+    _add_sample(verbs)
     _add_data(verbs)
     return parser
 
@@ -74,6 +76,51 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
         metavar='HOST:PORT,I,N',
         help='this is process I of N; without a value, as the cluster says (TPU pods, Slurm)',
     )
+
+
+def _add_evaluate(verbs: argparse._SubParsersAction) -> None:
+    evaluate = _verb(verbs, 'evaluate', run_evaluate, 'measure a trained model and write its report')
+    evaluate.epilog = (
+        'example: mmjax evaluate --checkpoint=runs/quickstart --eval=box --config.evals[2].count=64\n\n'
+        'Writes results.json, predictions.jsonl and report.html into the work directory.'
+    )
+    _checkpoint(evaluate)
+    _config(evaluate, required=False, more='; its evals are measured, else those of the run')
+    evaluate.add_argument(
+        '--eval', action='append', default=[], metavar='NAME', help='measure this one only; repeatable'
+    )
+
+
+def _add_sample(verbs: argparse._SubParsersAction) -> None:
+    sample = _verb(verbs, 'sample', run_sample, 'ask a trained model about pictures')
+    sample.epilog = (
+        'example: mmjax sample --checkpoint=runs/quickstart --image=a.png --prompt="where is 7? " --draw=found.png\n\n'
+        'Markers <image> in the prompt place the pictures; without any they come first. For models that chat, repeat\n'
+        '--prompt: the turns of the user, the model, the user and so on. --prompt=- reads standard input.'
+    )
+    _checkpoint(sample)
+    add = sample.add_argument
+    add('--image', action='append', default=[], type=pathlib.Path, metavar='FILE', help='a picture; repeatable')
+    add('--prompt', action='append', required=True, metavar='TEXT', help='the question, as it was put in training')
+    add('--draw', type=pathlib.Path, metavar='FILE', help='save the last picture with the boxes of the answer')
+    add('--constrain-box', action='store_true', help='let the answer be one valid box and nothing else')
+    add('--samples', type=int, default=1, metavar='N', help='answers (1); with a temperature they differ')
+    add('--max-new-tokens', type=int, default=128, metavar='N', help='the longest answer (128)')
+    add('--temperature', type=float, default=0.0, help='0: the likeliest token each time (0)')
+    add('--top-k', type=int, default=0, metavar='K', help='draw among the K likeliest tokens; 0: all (0)')
+    add('--top-p', type=float, default=1.0, metavar='P', help='draw among the likeliest that add up to P (1)')
+    add('--beams', type=int, default=1, metavar='N', help='beam search with N beams (1: none)')
+    add('--length-penalty', type=float, default=1.0, help='beams score log p / length ** this (1)')
+    add('--stop', action='append', default=[], metavar='TEXT', help='end the answer at this text; repeatable')
+    add('--seed', type=int, default=0, help='of the draws (0)')
+
+
+def _checkpoint(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        '--checkpoint', required=True, type=pathlib.Path, metavar='WORKDIR', help='a run that was trained'
+    )
+    verb.add_argument('--step', type=int, help='of which checkpoint; else the last')
+    verb.add_argument('--ema', action='store_true', help='take the averaged weights')
 
 
 def _add_data(verbs: argparse._SubParsersAction) -> None:
@@ -100,6 +147,50 @@ def _add_data(verbs: argparse._SubParsersAction) -> None:
     verify.epilog = 'example: mmjax data verify --config=configs/flamingo.py:debug'
     _config(verify, required=True)
     verify.add_argument('--stage', type=int, default=0, help='number of the stage whose data is used (0)')
+
+
+def run_evaluate(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Runs `mmjax evaluate`."""
+    from mmjax.config_io import load_config, override
+    from mmjax.evaluate import measure_workdir
+    from mmjax.workdir import read_run
+
+    run = load_config(args.config, overrides) if args.config else override(read_run(args.checkpoint), overrides)
+    measure_workdir(args.checkpoint, run, only=args.eval, step=args.step, ema=args.ema)
+    return 0
+
+
+def run_sample(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Runs `mmjax sample`: answers on standard output, their boxes in pixels behind them."""
+    if overrides:
+        raise ValueError(f'{overrides[0]}: sample takes the config of the checkpoint as it is')
+    from mmjax.ask import Request, answer, describe
+    from mmjax.decode.sampling import Decoding
+
+    how = Decoding(
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        beams=args.beams,
+        length_penalty=args.length_penalty,
+        stop=tuple(args.stop),
+        seed=args.seed,
+    )
+    prompts = [sys.stdin.read() if prompt == '-' else prompt for prompt in args.prompt]
+    request = Request(
+        checkpoint=args.checkpoint,
+        prompts=prompts,
+        pictures=args.image,
+        how=how,
+        samples=args.samples,
+        box=args.constrain_box,
+        draw=args.draw,
+        step=args.step,
+        ema=args.ema,
+    )
+    print(describe(request, *answer(request)))
+    return 0
 
 
 def run_train(args: argparse.Namespace, overrides: list[str]) -> int:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax import log
+from mmjax import log, sharding
 from mmjax.answer import Answer, Answerer, as_read, feed, gather, room, rows_for
 from mmjax.batch import Batch
 from mmjax.config import ConfigError, Eval, Run
@@ -33,6 +33,7 @@ from mmjax.evals.metrics import METRICS, VERSION, expected, found_boxes, true_bo
 from mmjax.objectives.next_token import next_token
 from mmjax.report import page
 from mmjax.report.results import Measured, save
+from mmjax.workdir import restore
 
 POOL = 2048  # documents of an example source that are looked at
 
@@ -63,6 +64,31 @@ def run(run: Run, model: Any, workdir: pathlib.Path, step: int, evals: Sequence[
     log.info(page.table(results, [one.name for one in measured]))
     log.info(f'report: {page.write(workdir)}')
     return results
+
+
+def measure_workdir(
+    workdir: pathlib.Path, run_with_evals: Run, *, only: Sequence[str] = (), step: int | None = None, ema: bool = False
+) -> dict[str, Any]:
+    """Measures the checkpoint in a work directory by the evals of a config, all of them or those named."""
+    names = [ev.name for ev in run_with_evals.evals]
+    if unknown := [name for name in only if name not in names]:
+        raise ConfigError(f'no eval {", ".join(unknown)}; the config has {", ".join(names) or "none"}')
+    evals = [ev for ev in run_with_evals.evals if ev.name in only or not only]
+    if not evals:
+        raise ConfigError('the config has no evals; give one that has by --config')
+    mesh = _mesh(run_with_evals)
+    log.info(log.device_line(mesh))
+    with sharding.use(mesh):
+        trained, model, step = restore(workdir, mesh, step=step, ema=ema)
+        return run(trained, model, workdir, step, evals)
+
+
+def _mesh(run: Run) -> jax.sharding.Mesh:
+    """Returns the run's mesh; where it does not fit this machine, all devices side by side."""
+    try:
+        return sharding.make_mesh(*run.mesh.sizes(jax.device_count()))
+    except ConfigError:
+        return sharding.make_mesh(jax.device_count())
 
 
 def measure(run: Run, model: Any, evals: Sequence[Eval] | None = None) -> list[Measured]:

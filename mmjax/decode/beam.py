@@ -14,9 +14,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from mmjax import sharding
 from mmjax.batch import Batch
 from mmjax.decode.generate import Progress, Prompt, Rules, Written, permitted, prefill, start, step, write
 from mmjax.decode.sampling import Decoding
+from mmjax.sharding import P
 
 NEVER = -1e30  # the score of an answer that does not exist
 
@@ -34,8 +36,7 @@ class Search(NamedTuple):
 
 def follow(tree: Any, parent: Int[Array, 'B W']) -> Any:
     """Returns arrays [B, beams, ...] replaced, beam by beam, by those of the parents."""
-    index = lambda x: parent.reshape(parent.shape + (1,) * (x.ndim - 2))
-    return jax.tree.map(lambda x: jnp.take_along_axis(x, index(x), axis=1), tree)
+    return jax.tree.map(lambda x: jax.vmap(lambda row, beams: row[beams])(x, parent), tree)
 
 
 def best(progress: Progress, score: Float[Array, 'B N'], count: int) -> tuple[Float[Array, 'B W'], Array, Progress]:
@@ -83,19 +84,38 @@ def extend(
     return search, follow(parent, index)
 
 
+def split(x: Array, rows: int, axis: int = 0) -> Array:
+    """Returns [.. B * W ..] as [.. B, W ..]; rows stay where they are."""
+    # Left to itself, JAX takes the beams of a lone row for rows.
+    spec = _spec(x)
+    shape = (*x.shape[:axis], rows, x.shape[axis] // rows, *x.shape[axis + 1 :])
+    return jnp.reshape(x, shape, out_sharding=sharding.where(P(*spec[: axis + 1], None, *spec[axis + 1 :])))
+
+
+def joined(x: Array, axis: int = 0) -> Array:
+    """Returns [.. B, W ..] as [.. B * W ..]."""
+    spec = _spec(x)
+    shape = (*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
+    return jnp.reshape(x, shape, out_sharding=sharding.where(P(*spec[: axis + 1], *spec[axis + 2 :])))
+
+
+def _spec(x: Array) -> list:
+    spec = [*jax.typeof(x).sharding.spec]
+    return spec + [None] * (x.ndim - len(spec))
+
+
 def spread(x: Array, beams: int, axis: int) -> Array:
     """Returns [.. B ..] as [.. B * W ..], each row repeated for its beams."""
-    wide = jnp.broadcast_to(jnp.expand_dims(x, axis + 1), (*x.shape[: axis + 1], beams, *x.shape[axis + 1 :]))
-    return wide.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+    wide = (*x.shape[: axis + 1], beams, *x.shape[axis + 1 :])
+    return joined(jnp.broadcast_to(jnp.expand_dims(x, axis + 1), wide), axis)
 
 
 def reorder(cache: Any, parent: Int[Array, 'B W']) -> Any:
     """Returns a cache, arrays [depth, B * W, ...], in which each beam has what its parent had; rows do not mix."""
 
     def one(x):
-        split = x.reshape(x.shape[0], *parent.shape, *x.shape[2:])
-        index = parent.reshape(1, *parent.shape, *[1] * (x.ndim - 2))
-        return jnp.take_along_axis(split, index, axis=2).reshape(x.shape)
+        pick = jax.vmap(lambda row, beams: row[:, beams], in_axes=(1, 0), out_axes=1)
+        return joined(pick(split(x, len(parent), 1), parent), 1)
 
     return jax.tree.map(one, cache)
 
@@ -119,8 +139,8 @@ def search(model: nnx.Module, batch: Batch, rules: Rules, how: Decoding) -> Writ
 
     def body(carry):
         state, cache = carry
-        logits, cache = step(model, state.token.reshape(-1), state.place - 1, per_beam, cache)
-        state, parent = extend(state, logits.reshape(rows, beams, -1), rules, how)
+        logits, cache = step(model, joined(state.token), state.place - 1, per_beam, cache)
+        state, parent = extend(state, split(logits, rows), rules, how)
         return state, reorder(cache, parent)
 
     more = lambda carry: (carry[0].place < how.max_new_tokens) & ~jnp.all(carry[0].over)

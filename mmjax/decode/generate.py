@@ -80,8 +80,7 @@ class Prompt(NamedTuple):
 
 def at_last(values: Array, length: Int[Array, 'B']) -> Array:
     """Returns what stands at the last place of each prompt."""
-    index = jnp.maximum(length - 1, 0).reshape(-1, *[1] * (values.ndim - 1))
-    return jnp.take_along_axis(values, index, axis=1)[:, 0]
+    return jax.vmap(lambda row, last: row[last])(values, jnp.maximum(length - 1, 0))
 
 
 def start(batch: Batch, rules: Rules, how: Decoding) -> Progress:
@@ -157,7 +156,7 @@ def sample(model: nnx.Module, batch: Batch, rules: Rules, key: Array, how: Decod
     def pick(logits, progress, place):
         masked = permitted(logits, progress, rules, how.max_new_tokens - 1 - place)
         token = choose(masked, how, jax.random.fold_in(key, place))
-        gain = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), token[:, None], axis=-1)[:, 0]
+        gain = jax.vmap(lambda row, chosen: row[chosen])(jax.nn.log_softmax(logits, axis=-1), token)
         return token, write(progress, token, gain, place, rules)
 
     def body(carry):

@@ -134,14 +134,16 @@ MESHED = {'splice': {'temperature': 1.0, 'top_k': 5, 'top_p': 0.9}, 'cross': {'b
 def test_mesh_is_one_device(case):
     fusion, how = case[0], Decoding(max_new_tokens=4, **MESHED[case[0]])
 
-    def write(mesh):
+    def write(mesh, rows):
         with sharding.use(mesh):
             model = sharding.init_sharded(config(fusion).build, jax.random.key(1), mesh)
-            batch = on_device(prompts(fusion, LENGTHS, 12))
+            batch = on_device(jax.tree.map(lambda x: x[:rows], prompts(fusion, LENGTHS, 12)))
             if how.beams > 1:
                 return beam.search(model, batch, rules(), how)
             return generate.sample(model, batch, rules(), jax.random.key(0), how)
 
-    one, eight = write(None), write(sharding.make_mesh(2, 2, 2))
+    one, eight = write(None, 4), write(sharding.make_mesh(2, 2, 2), 4)
     assert one.tokens.tolist() == eight.tokens.tolist()
     np.testing.assert_allclose(one.log_prob, eight.log_prob, rtol=1e-4)
+    # On a mesh of one device a lone row is not to be taken for something without rows.
+    assert write(sharding.make_mesh(), 1).tokens.tolist() == write(None, 1).tokens.tolist()
