@@ -25,9 +25,13 @@ def remat(body: Callable, policy: str) -> Callable:
         raise ValueError(f'remat is {policy!r}; choose one of {REMAT}')
     if policy == 'none':
         return body
-    keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == 'dots' else None
+    rules = jax.checkpoint_policies
+    # Attention's products have batch axes (rows, heads), so its results are kept by the name that it gives them.
+    dots = rules.save_from_both_policies(
+        rules.dots_with_no_batch_dims_saveable, rules.save_only_these_names('span_attention')
+    )
     # Inside a scan nothing can be merged with the forward pass, so the costly guard against it is not needed.
-    return jax.checkpoint(body, policy=keep, prevent_cse=False)
+    return jax.checkpoint(body, policy=dots if policy == 'dots' else None, prevent_cse=False)
 
 
 def run(

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 EMPTY = 1e30  # the log of the sum of a query that sees nothing: exp(score - EMPTY) is zero
@@ -71,6 +72,7 @@ def _forward(q, k, v, span, scale, soft_cap, tile):
 
     out, log_sum = _over_rows(row, tile)(parts, k, v)
     out = _join(out, kv_heads, tile.queries, q.shape[1], q.shape[2])
+    out, log_sum = (checkpoint_name(x, 'span_attention') for x in (out, log_sum))
     return out, (q, k, v, span, out, log_sum)
 
 

@@ -54,9 +54,9 @@ def test_remat_computes_again_and_changes_no_number():
     for policy in ('block', 'dots'):
         for got, want in zip(results[policy], results['none'], strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
-    # The products in the backward pass: all of them again, or none of those without a batch axis.
+    # The products in the backward pass: all of them again, or none, those of attention included.
     count = {p: str(t.jaxpr).count('dot_general') for p, t in programs.items()}
-    assert count['none'] < count['block'] and count['dots'] < count['block']
+    assert count['none'] == count['dots'] < count['block']
 
 
 @pytest.mark.parametrize(
