@@ -57,7 +57,7 @@ def published(a: Args) -> Run:
     optimizer = Adamw(peak_lr=1e-4, warmup=5000, schedule='constant', weight_decay=0.1, b2=0.999)
     trainable = ('connector/.*', 'decoder/xattn/.*')
     stage = Stage('train', mix, rows=2048, steps=a.steps or 500_000, trainable=trainable, optimizer=optimizer)
-    # Neither part is public: runs of one's own.
+    # Neither part is public: runs of one's own, whose words include the special tokens, frozen with the rest.
     loads = [Load('runs/tower', ('encoder/.*',)), Load(f'runs/chinchilla_{language_model}', ('decoder/.*',))]
     return Run(model, layout, [stage], mesh=Mesh(1, -1, 1), remat='block', load=loads, fresh=trainable)
 

@@ -66,8 +66,8 @@ def small(a: Args, model: Vlm.Config, form: Format) -> Run:
     stage = Stage(
         name='train',
         data=Mix.Config(parts=[Part(source=train)]),
-        rows=16,
-        steps=a.steps or 2000,
+        rows=8,
+        steps=a.steps or 1000,
         optimizer=optimizer,
     )
     return Run(
