@@ -82,6 +82,7 @@ class Answerer:
 
     def __call__(self, prompts: Sequence[Laid]) -> list[Answer]:
         """Returns one answer for each prompt, in order."""
+        self._check(prompts)
         answers = []
         rows = [[prompt] for prompt in prompts]
         for number, fed in enumerate(feed(rows, self.layout, self.shape, self.rows)):
@@ -92,6 +93,20 @@ class Answerer:
                 written = generate.sample(self.model, fed.batch, self.rules, key, self.how)
             answers += self._read(gather(written), fed)
         return answers[: len(prompts)]
+
+    def _check(self, prompts: Sequence[Laid]) -> None:
+        """Refuses answers that reach beyond a table of learned positions, where the last one would silently repeat."""
+        decoder = getattr(self.model, 'decoder', None)
+        position = getattr(decoder, 'position', None)
+        if not hasattr(position, 'table'):
+            return
+        places = position.table.shape[0] - position.offset
+        longest = max((int(p.position.max(initial=0)) + 1 for p in prompts), default=0)
+        if longest + self.how.max_new_tokens > places:
+            raise ValueError(
+                f'a prompt of {longest} tokens and an answer of up to {self.how.max_new_tokens}, but the model has '
+                f'learned {places} positions; lower max_new_tokens to {max(places - longest, 0)} or shorten the prompt'
+            )
 
     def _read(self, written: Written, fed: Fed) -> list[Answer]:
         answers = []

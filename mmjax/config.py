@@ -93,7 +93,7 @@ class Eval:
     name: str
     source: Any  # a source's config
     task: Any = None  # a function Document -> Document, as in the parts of a mixture
-    metric: str = 'exact'  # 'exact', 'vqa', 'box_iou', or 'loss': nothing is asked
+    metric: str = 'exact'  # 'exact', 'vqa', 'box_iou', 'caption', 'anls', or 'loss': nothing is asked
     count: int = 256  # documents; 0: all of them
     max_new_tokens: int = 32
     beams: int = 1

@@ -29,7 +29,7 @@ from mmjax.data.pack import pack
 from mmjax.decode.sampling import Decoding
 from mmjax.document import BadDocument, Document, Image
 from mmjax.evals import blind, few_shot
-from mmjax.evals.metrics import METRICS, VERSION, expected, found_boxes, true_boxes, words
+from mmjax.evals.metrics import METRICS, OVER_ALL, VERSION, expected, found_boxes, references, true_boxes, words
 from mmjax.objectives.next_token import next_token
 from mmjax.report import page
 from mmjax.report.results import Measured, save
@@ -126,7 +126,7 @@ def measure_one(ev: Eval, layout: Layout, model: Any) -> Measured:
             i = prediction.pop('number')
             prediction |= {'examples': keys[i]} if keys[i] else {}
             prediction |= {'blind_pictures_of': owners[i]} if i in owners else {}
-        figures |= _means(ev.name, predictions)
+        figures |= _means(ev, predictions)
         detail |= settings
         joined = [a.document for a in asked if a.prompt]
     detail |= {'dropped': dict(dropped)}
@@ -276,6 +276,8 @@ def _prediction(
     }
     if answer.problem:
         found['problem'] = answer.problem
+    if (right := references(document)) != [expected(document)] or ev.metric in OVER_ALL:
+        found['references'] = right
     if true := true_boxes(document):
         found['true_boxes'], found['found_boxes'] = true, found_boxes(layout, document, answer.text)
     if control and blind and not blind.problem:
@@ -285,11 +287,15 @@ def _prediction(
     return found
 
 
-def _means(name: str, predictions: Sequence[dict[str, Any]]) -> dict[str, float]:
+def _means(ev: Eval, predictions: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Returns the mean of each score; a document whose pictures cannot be read counts in none."""
     figures = {}
-    for prefix, field in (('', 'scores'), ('blind_', 'blind_scores')):
-        scores = [p[field] for p in predictions if p.get(field)]
-        for metric in scores[0] if scores else ():
-            figures[f'{prefix}{name}_{metric}'] = sum(s[metric] for s in scores) / len(scores)
+    for prefix in ('', 'blind_'):
+        judged = [p for p in predictions if p.get(f'{prefix}scores')]
+        for metric in judged[0][f'{prefix}scores'] if judged else ():
+            figures[f'{prefix}{ev.name}_{metric}'] = sum(p[f'{prefix}scores'][metric] for p in judged) / len(judged)
+        if judged and ev.metric in OVER_ALL:
+            right = [p['references'] for p in judged]
+            over_all = OVER_ALL[ev.metric]([p[f'{prefix}answer'] for p in judged], right)
+            figures |= {f'{prefix}{ev.name}_{metric}': value for metric, value in over_all.items()}
     return figures

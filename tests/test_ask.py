@@ -15,6 +15,7 @@ from mmjax.config import ConfigError
 from mmjax.data.templates import vicuna
 from mmjax.decode.sampling import Decoding
 from mmjax.document import Image
+from mmjax.nn.positions import Learned
 
 A, B = pathlib.Path('a.png'), pathlib.Path('b.png')
 
@@ -97,6 +98,13 @@ def test_refuses_turns_that_do_not_end_with_the_user(trained):
     run.layout.tokenizer.special = (*run.layout.tokenizer.special, '<s>')
     with pytest.raises(ConfigError, match='odd'):
         answer(Request(checkpoint=folder, prompts=['a', 'b'], pictures=[path]))
+
+
+def test_refuses_answers_beyond_learned_positions(trained):
+    run, folder, path = trained
+    run.model.decoder.position = Learned.Config(length=40)
+    with pytest.raises(ValueError, match='learned 40 positions; lower max_new_tokens to 17'):
+        answer(Request(checkpoint=folder, prompts=['where? '], pictures=[path]))
 
 
 def test_mesh_without_replicas():

@@ -143,7 +143,8 @@ def scores(model: nnx.Module, hidden: Float[Array, 'B 1 D']) -> Float[Array, 'B 
 def prefill(model: nnx.Module, batch: Batch, prompt: Prompt, new: int) -> tuple[Array, Any]:
     """Returns (logits [B, V] of each prompt's next token, the cache with room for `new` tokens more)."""
     rows, length = batch.tokens.shape
-    dtype = jax.tree.leaves(nnx.state(model, nnx.Param))[0].dtype
+    weights = jax.tree.leaves(nnx.state(model, nnx.Param))
+    dtype = next(w.dtype for w in weights if jnp.issubdtype(w.dtype, jnp.floating))
     hidden, cache = model.prefill(batch, model.init_cache(rows, length + new, dtype))
     return scores(model, at_last(hidden, prompt.length)[:, None]), cache
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The metrics by name: each judges one answer to a document, whose last piece says what is right."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mmjax.data import images
 from mmjax.data.layout import Layout
 from mmjax.document import Box, Document, Image, Region, Text, Video
-from mmjax.evals import grounding, vqa
+from mmjax.evals import captions, grounding, vqa
 from mmjax.evals.text import exact
 
 # Raised when a figure would come out differently for the same answers.
@@ -61,9 +61,27 @@ def _exact(layout: Layout, document: Document, text: str) -> dict[str, float]:
     return {'exact': exact(text, expected(document))}
 
 
+def references(document: Document) -> list[str]:
+    """Returns all right answers: meta['answers'], those of several people, or the answer alone."""
+    return [*(document.meta.get('answers') or [expected(document)])]
+
+
 def _vqa(layout: Layout, document: Document, text: str) -> dict[str, float]:
-    people = document.meta.get('answers') or [expected(document)]
-    return {'vqa': vqa.accuracy(text, people)}
+    return {'vqa': vqa.accuracy(text, references(document))}
+
+
+def _anls(layout: Layout, document: Document, text: str) -> dict[str, float]:
+    return {'anls': captions.anls(text, references(document))}
+
+
+def _caption(layout: Layout, document: Document, text: str) -> dict[str, float]:
+    return {'rouge_l': captions.rouge_l(captions.words(text), [*map(captions.words, references(document))])}
+
+
+def _captions(answers: Sequence[str], right: Sequence[Sequence[str]]) -> dict[str, float]:
+    found, refs = [*map(captions.words, answers)], [[*map(captions.words, some)] for some in right]
+    each = captions.cider(found, refs)
+    return {'cider': sum(each) / len(each), 'bleu4': captions.bleu(found, refs)[3]}
 
 
 def _box_iou(layout: Layout, document: Document, text: str) -> dict[str, float]:
@@ -78,4 +96,8 @@ METRICS: dict[str, Callable[[Layout, Document, str], dict[str, float]]] = {
     'exact': _exact,
     'vqa': _vqa,
     'box_iou': _box_iou,
+    'anls': _anls,
+    'caption': _caption,
 }
+# What can only be said of all answers together, beside the means of the above.
+OVER_ALL: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], dict[str, float]]] = {'caption': _captions}

@@ -6,7 +6,7 @@ import html
 import io
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from PIL import Image as pillow
@@ -22,6 +22,7 @@ CURVES = {
 }
 SUFFIXES = {
     'exact': 'exact match', 'vqa': 'VQA accuracy', 'iou50': 'boxes with IoU of at least 0.5', 'iou': 'mean IoU',
+    'anls': 'ANLS', 'cider': 'CIDEr', 'bleu4': 'BLEU-4', 'rouge_l': 'ROUGE-L',
     'loss': 'loss', 'perplexity': 'perplexity', 'token_accuracy': 'tokens predicted',
 }  # fmt: skip
 SHARES = ('exact', 'vqa', 'iou50', 'token_accuracy')
@@ -36,7 +37,12 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     results = json.loads((workdir / 'results.json').read_text())
     detail = results.pop('detail')
     predictions = _lines(workdir / 'predictions.jsonl')
-    curves = read_curves(workdir / 'metrics.jsonl')
+    metrics = _lines(workdir / 'metrics.jsonl')
+    curves = read_curves(metrics, CURVES)
+    charts = [(f'{CURVES[name]} by step', {name: line}) for name, line in curves.items()]
+    shares = [f for f in results if f.endswith(tuple(f'_{m}' for m in SHARES)) and not f.startswith('blind_')]
+    if measured := read_curves(metrics, shares):
+        charts.append(('Measures by step', measured))
     cards = [card for one in predictions if 'pictures' in one for card in [_card(one, folder / 'pictures')]]
     for name, lines in curves.items():
         chart.png({name: lines}, CURVES[name]).save(folder / f'{name}.png')
@@ -44,7 +50,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
         draw.sheet([(c['picture'], _captions(c['prediction'])) for c in cards]).save(folder / 'answers.png')
     if boxed := [c for c in cards if 'true_boxes' in c['prediction']]:
         draw.sheet([(c['picture'], _captions(c['prediction'])) for c in boxed]).save(folder / 'boxes.png')
-    page = ''.join(_page(workdir.absolute().name, results, detail, curves, cards))
+    page = ''.join(_page(workdir.absolute().name, results, detail, charts, cards))
     (workdir / 'report.html').write_text(page)
     return workdir / 'report.html'
 
@@ -80,14 +86,14 @@ def table(results: dict[str, Any], evals: Sequence[str]) -> str:
     return '\n'.join(layout(line).rstrip() for line in lines)
 
 
-def read_curves(path: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
-    """Returns (step, value) of the metrics that are drawn."""
+def read_curves(lines: Sequence[dict[str, Any]], names: Iterable[str]) -> dict[str, list[tuple[float, float]]]:
+    """Returns (step, value) of metrics that were written at two steps or more."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for line in _lines(path):
-        for name in CURVES:
+    for line in lines:
+        for name in names:
             if isinstance(line.get(name), int | float):
                 found.setdefault(name, []).append((float(line['step']), float(line[name])))
-    return {name: found[name] for name in CURVES if len(found.get(name, ())) > 1}
+    return {name: found[name] for name in names if len(found.get(name, ())) > 1}
 
 
 def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -125,7 +131,7 @@ def _page(
     name: str,
     results: dict[str, Any],
     detail: dict[str, Any],
-    curves: dict[str, chart.Points],
+    charts: Sequence[tuple[str, dict[str, chart.Points]]],
     cards: list[dict[str, Any]],
 ) -> Iterator[str]:
     e = html.escape
@@ -135,11 +141,12 @@ def _page(
     facts = [f'step {detail["step"]:,}', detail['device'], detail['compute_dtype']]
     yield f'<p class="quiet">{e(" · ".join(facts))}</p>'
     yield from _figures(results, detail)
-    if curves:
+    if charts:
         yield '<h2>Training</h2><div class="grid wide">'
-        for metric, points in curves.items():
-            title = CURVES[metric]
-            yield f'<figure>{chart.svg({metric: points}, title)}<figcaption>{e(title)} by step</figcaption></figure>'
+        for title, lines in charts:
+            named = zip(lines, chart.COLOURS * 9, strict=False)
+            legend = ''.join(f' <b style="color:{colour}">{e(name)}</b>' for name, colour in named) * (len(lines) > 1)
+            yield f'<figure>{chart.svg(lines, title)}<figcaption>{e(title)}{legend}</figcaption></figure>'
         yield '</div>'
     for ev, about in detail['evals'].items():
         chosen = [card for card in cards if card['prediction']['eval'] == ev]

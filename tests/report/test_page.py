@@ -40,10 +40,11 @@ def test_write(tmp_path, trained):
     (tmp_path / 'predictions.jsonl').write_text('\n'.join(map(json.dumps, told)))
     if trained:
         lines = [{'step': i, 'loss': 1 / (i + 1)} for i in range(30)]
+        lines += [{'step': i, 'a_exact': i / 30, 'a_b_vqa': 0.5} for i in (10, 20)]
         (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     text = page.write(tmp_path).read_text()
     assert text.count('<img') == 3 == text.count('src="data:') and 'http' not in text and '<link' not in text
-    assert '&lt;b&gt;what?' in text and 'it &amp; 1' in text and ('<polyline' in text) == trained
+    assert '&lt;b&gt;what?' in text and 'it &amp; 1' in text and text.count('<polyline') == 6 * trained
     assert (tmp_path / 'report/answers.png').is_file() and (tmp_path / 'report/boxes.png').is_file()
 
 
