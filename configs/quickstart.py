@@ -29,7 +29,7 @@ from mmjax.nn.block import Block
 from mmjax.nn.layers import Norm
 from mmjax.nn.mlp import Mlp
 
-SIZES = {'': (800, 1400), 'long': (2000, 12000), 'smoke': (10, 10)}  # steps of the two stages
+SIZES = {'': (1000, 1200), 'long': (2000, 12000), 'smoke': (10, 10)}  # steps of the two stages
 RMS = Norm.Config(kind='rms')
 SCENES = Digits.Config(height=24, width=24, smallest=8, largest=10, colour=0.3)
 NAMING = dataclasses.replace(SCENES, task='few_shot', most=1, shots=2)
@@ -67,7 +67,7 @@ def get_config(arg: str = '') -> Run:
 
 def stage(name: str, parts: list[Part], steps: int, schedule: str) -> Stage:
     """Returns a stage of small batches: the steps count here, not the tokens."""
-    optimizer = Adamw(peak_lr=1e-3, warmup=min(60, steps // 2), schedule=schedule, b2=0.95)
+    optimizer = Adamw(peak_lr=7e-4, warmup=min(60, steps // 2), schedule=schedule, b2=0.95)
     return Stage(name, Mix.Config(parts=parts), rows=4, steps=steps, optimizer=optimizer)
 
 
