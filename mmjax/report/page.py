@@ -97,7 +97,8 @@ def read_curves(lines: Sequence[dict[str, Any]], names: Iterable[str]) -> dict[s
 
 
 def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    # Not splitlines: answers may hold other characters that it takes for the end of a line.
+    return [json.loads(line) for line in path.read_text().split('\n') if line] if path.is_file() else []
 
 
 def _card(prediction: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:

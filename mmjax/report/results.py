@@ -62,7 +62,7 @@ def save(workdir: pathlib.Path, measured: Sequence[Measured], detail: dict[str, 
                 prediction = {**prediction, 'pictures': _keep(one.documents[number], folder, stem)}
             lines.append(json.dumps(prediction, ensure_ascii=False))
     results['detail'] = {**detail, 'versions': versions(), 'evals': {one.name: one.detail for one in measured}}
-    _write(workdir / 'predictions.jsonl', '\n'.join(lines) + '\n')
+    _write(workdir / 'predictions.jsonl', ''.join(f'{line}\n' for line in lines))
     _write(workdir / 'results.json', json.dumps(results, indent=2, ensure_ascii=False) + '\n')
     return results
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmjax.document import Document, Text
 from mmjax.report import draw, page
+from mmjax.report.results import Measured, save
 
 RESULTS = {
     'a_exact': 0.5, 'blind_a_exact': 0.1, 'a_loss': 1.25, 'box_iou50': 1.0, 'box_iou': 0.8, 'a_b_vqa': 0.3,
@@ -46,6 +48,15 @@ def test_write(tmp_path, trained):
     assert text.count('<img') == 3 == text.count('src="data:') and 'http' not in text and '<link' not in text
     assert '&lt;b&gt;what?' in text and 'it &amp; 1' in text and text.count('<polyline') == 6 * trained
     assert (tmp_path / 'report/answers.png').is_file() and (tmp_path / 'report/boxes.png').is_file()
+
+
+def test_odd_answers_and_none(tmp_path):
+    document = Document([Text('?'), Text('!')], key='d')
+    told = {'eval': 'a', 'key': 'd', 'question': '?', 'answer': 'a\u2028b', 'expected': '!', 'scores': {'exact': 0.0}}
+    for predictions in ([told], []):
+        figures = {'a_exact': 0.0} if predictions else {'a_loss': 1.0}
+        save(tmp_path, [Measured('a', figures, {}, predictions, [document])], RESULTS['detail'])
+        assert ('a\u2028b' in page.write(tmp_path).read_text()) == bool(predictions)
 
 
 def test_small_pictures_grow_by_whole_pixels():
