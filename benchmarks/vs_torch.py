@@ -59,7 +59,7 @@ class Torch:
         x = torch.where((self.slot >= 0)[..., None], picked, text)
         x = self.blocks('decoder', x, self.model.decoder, self.mask, self.position)
         x = self.norm('decoder/norm/scale', x)
-        logits = x @ self.p['decoder/embed/table'][: self.model.decoder.vocab].T
+        logits = x @ self.p['decoder/head/kernel'][:, : self.model.decoder.vocab]
         labels = torch.roll(self.tokens, -1, 1)
         nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction='none')
         return (nll * self.weight.flatten()).sum() / self.weight.sum()
@@ -67,15 +67,16 @@ class Torch:
     def pictures(self) -> torch.Tensor:
         """Returns the media tokens [B, M * P, D]."""
         c, (b, m) = self.model.encoder, self.pixels.shape[:2]
-        rows, columns = c.grid
-        x = (self.pixels.float() / 255 - 0.5) / 0.5
-        x = x.reshape(b * m, rows, c.patch, columns, c.patch, 3).permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)
+        x = (self.pixels.float() / 255 - torch.tensor(c.mean)) / torch.tensor(c.std)
+        x = x.reshape(b * m, *x.shape[-3:])
+        for i in range(len(c.stem)):
+            x = F.relu(windows(x, 2, 1) @ self.p[f'encoder/stem/{i}/kernel'] + self.p[f'encoder/stem/{i}/bias'])
+        x = windows(x, x.shape[1] // c.grid[0], c.overlap).flatten(1, 2)
         x = x @ self.p['encoder/patch/kernel'] + self.p['encoder/patch/bias'] + self.p['encoder/position/table']
         x = self.norm('encoder/norm/scale', self.blocks('encoder', x, c, None, None))
-        side = self.model.connector.merge
-        x = x.reshape(b * m, rows // side, side, columns // side, side, c.width).permute(0, 1, 3, 2, 4, 5)
-        x = x.reshape(b, -1, side * side * c.width)
-        return x @ self.p['connector/linear/kernel'] + self.p['connector/linear/bias']
+        x = windows(x.unflatten(1, c.grid), self.model.connector.merge, 0).flatten(1, 2)
+        x = x @ self.p['connector/linear/kernel'] + self.p['connector/linear/bias']
+        return x.reshape(b, -1, x.shape[-1])
 
     def blocks(self, part: str, x, c, mask, position) -> torch.Tensor:
         """Runs the blocks of a part."""
@@ -88,7 +89,7 @@ class Torch:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
             x = x + torch.einsum('bnlh,nhd->bld', y, w('attn/o/kernel'))
             h = self.normed(w('mlp_norm/scale'), x)
-            x = x + F.gelu(h @ w('mlp/up/kernel'), approximate='tanh') @ w('mlp/down/kernel')
+            x = x + F.relu(h @ w('mlp/up/kernel')) @ w('mlp/down/kernel')
         return x
 
     def norm(self, path: str, x: torch.Tensor) -> torch.Tensor:
@@ -98,6 +99,17 @@ class Torch:
     def normed(self, scale: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Applies an RMS norm."""
         return F.rms_norm(x, (x.shape[-1],), scale, eps=1e-5)
+
+
+def windows(x: torch.Tensor, patch: int, reach: int) -> torch.Tensor:
+    """Cuts [N, h, w, C] into patches with those round each one beside it, [N, rows, columns, E]."""
+    n, rows, columns, channels = x.shape[0], x.shape[1] // patch, x.shape[2] // patch, x.shape[3]
+    x = x.reshape(n, rows, patch, columns, patch, channels).permute(0, 1, 3, 2, 4, 5).flatten(3)
+    if not reach:
+        return x
+    x = F.pad(x, (0, 0, reach, reach, reach, reach))
+    steps = range(2 * reach + 1)
+    return torch.cat([x[:, i : i + rows, j : j + columns] for i in steps for j in steps], -1)
 
 
 def rotate(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:

@@ -43,6 +43,7 @@ class Decoder(nnx.Module):
         )
         tied: bool = False  # the head is the embedding table
         head_bias: bool = False
+        embed_std: float = 0.02  # of the embedding table at first
         embed_scale: float = 1.0  # of token embeddings only (Gemma: sqrt(width))
         input_scale: float = 1.0  # of everything that enters, spliced media too (Kosmos-2: sqrt(width))
         logit_scale: float = 1.0
@@ -75,7 +76,7 @@ class Decoder(nnx.Module):
         self.logit_scale, self.logit_cap = c.logit_scale, c.logit_cap
         attn = c.block.attn
         self.kv_shape = (attn.kv_heads or attn.heads, attn.width_of_head(c.width))
-        self.embed = Embed(c.padded_vocab, c.width, spec=w_VD, rngs=rngs)
+        self.embed = Embed(c.padded_vocab, c.width, spec=w_VD, std=c.embed_std, rngs=rngs)
         turns = isinstance(c.position, Rotary.Config)
         self.rotary = c.position.build(self.kv_shape[1]) if turns else None
         self.position = c.position.build(c.width, rngs=rngs) if c.position and not turns else None

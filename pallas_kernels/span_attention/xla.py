@@ -40,8 +40,10 @@ def tiles(length: int, num_keys: int) -> Tiles:
     # The mesh knows for what the program is compiled, which need not be where it is compiled.
     device = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
     cpu = (device.platform if device else jax.default_backend()) == 'cpu'
+    if max(length, num_keys) <= (192 if cpu else 512):
+        return Tiles(length, num_keys, by_row=False)
     most = 128 if cpu else 512
-    return Tiles(min(length, most), min(num_keys, most), cpu)
+    return Tiles(min(length, most), min(num_keys, most), by_row=cpu)
 
 
 def attention(
@@ -88,7 +90,8 @@ def _forward_chunk(q, span, first, last, k, v, scale, soft_cap, size):
         return new_top, total * shrink + weights.sum(axis=-1), out * shrink[..., None] + more
 
     zeros = jnp.zeros(q.shape[:2], jnp.float32)
-    top, total, out = lax.fori_loop(first, last, block, (zeros - EMPTY, zeros, jnp.zeros((*q.shape[:2], v.shape[-1]))))
+    start = (zeros - EMPTY, zeros, jnp.zeros((*q.shape[:2], v.shape[-1])))
+    top, total, out = _fold(block, start, first, last, size == k.shape[0])
     safe = jnp.where(total > 0, total, 1.0)
     return (out / safe[..., None]).astype(v.dtype), jnp.where(total > 0, top + jnp.log(safe), EMPTY)
 
@@ -126,11 +129,16 @@ def _backward_chunk(sums, q, span, first, last, grad, mean, log_sum, k, v, scale
         dk = _add(dk, start, dot('KQJ,KQH->JKH', dscores, q))
         return dq, dk, _add(dv, start, dot('KQJ,KQH->JKH', weights, grad))
 
-    dq, dk, dv = lax.fori_loop(first, last, block, (jnp.zeros(q.shape, jnp.float32), *sums))
+    dq, dk, dv = _fold(block, (jnp.zeros(q.shape, jnp.float32), *sums), first, last, size == k.shape[0])
     return (dk, dv), dq.astype(q.dtype)
 
 
 _attention.defvjp(_forward, _backward)
+
+
+def _fold(block, carry, first, last, single):
+    # One block that holds all keys needs no loop, even where no query sees any of them.
+    return block(0, carry) if single else lax.fori_loop(first, last, block, carry)
 
 
 def _scores(q, keys, span, from_key, start, scale, soft_cap):

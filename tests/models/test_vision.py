@@ -10,7 +10,7 @@ import pytest
 from disturbed import array, disturbed
 
 from mmjax import sharding
-from mmjax.models.vision import Pool, Vit, patches, resize_positions, with_neighbours
+from mmjax.models.vision import Pool, Vit, normalise, patches, resize_positions, windows
 from mmjax.nn.attention import Attention
 from mmjax.nn.block import Block
 from mmjax.nn.layers import Norm
@@ -170,6 +170,7 @@ def test_resize_positions():
     'call, message',
     [
         (lambda: tower(dataclasses.replace(CLIP, size=(8, 10))), '8x10 pixels is no multiple of the patch, 4'),
+        (lambda: tower(dataclasses.replace(CLIP, stem=(4, 4, 4))), 'patch 4 cannot be halved by each of the 3 conv'),
         (lambda: tower(dataclasses.replace(CLIP, layer=-4)), 'layer -4 of a tower of depth 3'),
         (lambda: tower(dataclasses.replace(CLIP, layer=0)), 'layer 0 of a tower of depth 3'),
         (lambda: tower(CLIP).enter(PIXELS[:, 0, 0].swapaxes(1, 2)), r'pictures of \(12, 8\) pixels'),
@@ -181,13 +182,30 @@ def test_refusals(call, message):
         call()
 
 
-def test_overlapping_patches_are_windows_of_the_padded_picture():
+def test_windows_are_cut_from_the_padded_picture():
     rng = np.random.default_rng(0)
     pixels = rng.normal(size=(2, 8, 12, 3)).astype(np.float32)
-    found = with_neighbours(patches(jnp.asarray(pixels), 4), 2, 3, 1)
-    assert found.shape == (2, 6, 9 * 48)
+    found = windows(jnp.asarray(pixels), 4, 1)
+    assert found.shape == (2, 2, 3, 9 * 48)
     padded = np.pad(pixels, ((0, 0), (4, 4), (4, 4), (0, 0)))
     for row, column in ((0, 0), (1, 2), (0, 1)):
         window = padded[:, 4 * row : 4 * row + 12, 4 * column : 4 * column + 12]
-        own = np.asarray(found[:, 3 * row + column]).reshape(2, 3, 3, 4, 4, 3)
+        own = np.asarray(found[:, row, column]).reshape(2, 3, 3, 4, 4, 3)
         assert np.array_equal(own.transpose(0, 1, 3, 2, 4, 5).reshape(2, 12, 12, 3), window)
+
+
+def test_a_stem_is_convolutions_of_stride_two():
+    model = tower(dataclasses.replace(CLIP, stem=(5,), overlap=1))
+    pixels = PIXELS[:, 0, 0]
+    got = model.enter(pixels)
+    kernel, bias = model.stem[0].kernel[...], model.stem[0].bias[...]
+    # A window lists patches, then what is in a patch; a convolution's kernel lists rows and columns of pixels.
+    kernel = kernel.reshape(3, 3, 2, 2, 3, 5).transpose(0, 2, 1, 3, 4, 5).reshape(6, 6, 3, 5)
+    x = normalise(jnp.asarray(pixels), CLIP.mean, CLIP.std)
+    dimensions = ('NHWC', 'HWIO', 'NHWC')
+    x = jax.lax.conv_general_dilated(x, kernel, (2, 2), ((2, 2), (2, 2)), dimension_numbers=dimensions)
+    x = windows(jax.nn.relu(x + bias), CLIP.patch // 2, 1)
+    x = model.patch(x.reshape(x.shape[0], -1, x.shape[-1]))
+    want = jnp.concatenate([jnp.broadcast_to(model.cls[...], x[:, :1].shape), x], axis=1) + model.position.table[...]
+    want = want if model.pre_norm is None else model.pre_norm(want)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)

@@ -4,10 +4,10 @@
 A scene is a small picture with a few handwritten digits on a tinted, noisy ground. Five kinds of documents are made of
 scenes; only the answers count in the loss, and the last piece of a document is an answer:
 
-    caption    [scene] digits? 3 7 1                               from left to right
-    count      [scene] how many 4s? 2                              or: how many? 3
-    find       [scene] where is 7? (a box)
-    mixed      [scene] digits? 3 7 1 / how many 7s? 1 / [scene] ...  several questions about several scenes
+    caption    [scene] digits? 371                                 from left to right
+    count      [scene] how many? 3
+    find       [scene] where is 7? (the box of the square on which it was written)
+    mixed      [scene] how many? 3 / digits? 371 / where is 7? (a box) / [scene] ...    all three, of several scenes
     few_shot   [scene] dax / [scene] wug / [scene] dax / [scene] wug  made-up names of two kinds of digits
 
 An answer with something behind it ends with a new line (/), which is learnt with it.
@@ -29,8 +29,8 @@ NAMES = ('dax', 'wug', 'blick', 'fep', 'toma', 'zup', 'kiv', 'lorp', 'mib', 'nal
 
 
 @functools.cache
-def glyphs(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the digits of a split: (ink [n, 8, 8] in 0..1, labels [n]).
+def glyphs(split: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Returns the digits of a split: (ink [n, 12, 12] in 0..1 with a margin of two, which of them show 0, 1 ... 9).
 
     Every fifth digit is held out for 'test'. The writers wrote digits of both splits; no single digit is in both.
     """
@@ -38,12 +38,13 @@ def glyphs(split: str) -> tuple[np.ndarray, np.ndarray]:
         images, labels = file['images'], file['labels']
     held_out = np.arange(len(labels)) % 5 == 4
     chosen = held_out if split == 'test' else ~held_out
-    return images[chosen].astype(np.float32) / 16, labels[chosen]
+    ink = np.pad(images[chosen].astype(np.float32) / 16, ((0, 0), (2, 2), (2, 2)))
+    return ink, [np.flatnonzero(labels[chosen] == label) for label in range(10)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """One digit of a scene and the box round its ink."""
+    """One digit of a scene and the box of its square."""
 
     label: int
     box: Box
@@ -68,7 +69,6 @@ class Digits:
         largest: int = 13
         colour: float = 1.0  # how much grounds and inks differ, and how noisy grounds are; 0: white on black
         pictures: int = 1  # mixed: scenes a document
-        questions: int = 3  # mixed: questions a scene
         classes: int = 2  # few_shot: made-up names a document
         shots: int = 1  # few_shot: named pictures of each class before the one that is asked for
 
@@ -109,20 +109,17 @@ class Digits:
     def _questions(self, rng: np.random.Generator) -> list[Piece]:
         """Asks one question about one scene, or, in mixed documents, several about several."""
         c = self.config
-        mixed = c.task == 'mixed'
+        # A caption before a count would answer it, and a box before a caption half of that.
+        kinds = ('count', 'caption', 'find') if c.task == 'mixed' else (c.task,)
         pieces: list[Piece] = []
-        for _ in range(c.pictures if mixed else 1):
+        for _ in range(c.pictures if c.task == 'mixed' else 1):
             # A box is asked for only where one digit of that label stands.
             labels = draw_labels(rng, int(rng.integers(c.least, c.most + 1)), repeat=0.0 if c.task == 'find' else 0.3)
             picture, digits = self.scene(rng, labels)
             pieces.append(Image(picture))
-            for _ in range(c.questions if mixed else 1):
-                kind = TASKS[rng.integers(3)] if mixed else c.task
-                question, answer = ask(rng, kind, digits)
-                pieces += [Text(question, weight=0.0), answer]
-                if mixed:
-                    pieces.append(Text('\n'))
-        return pieces[:-1] if mixed else pieces
+            for question, answer in filter(None, (ask(rng, kind, digits) for kind in kinds)):
+                pieces += [Text(question, weight=0.0), answer, Text('\n')]
+        return pieces[:-1]
 
     def _few_shot(self, rng: np.random.Generator) -> list[Piece]:
         """Shows digits beside made-up names, `shots` of each class in any order, then one whose name is the answer.
@@ -145,8 +142,9 @@ class Digits:
         """Draws digits of these labels where they fit; returns the picture and its digits from left to right."""
         c = self.config
         images, known = glyphs(c.split)
-        ground = c.colour * (rng.uniform(0, 70, size=3) + rng.normal(0, 8, size=(c.height, c.width, 3)))
-        ink = 255 - c.colour * rng.uniform(0, 85, size=3)
+        noise = rng.standard_normal((c.height, c.width, 3), np.float32)
+        ground = c.colour * (rng.uniform(0, 70, size=3).astype(np.float32) + 8 * noise)
+        ink = np.float32(255) - c.colour * rng.uniform(0, 85, size=3).astype(np.float32)
         cover = np.zeros((c.height, c.width), np.float32)
         tiles: list[tuple[int, int, int]] = []
         digits = []
@@ -157,9 +155,10 @@ class Digits:
                 continue
             top, left = place
             tiles.append((top, left, side))
-            tile = warp(rng, images[rng.choice(np.flatnonzero(known == label))], side)
+            tile = warp(rng, images[rng.choice(known[label])], side)
             cover[top : top + side, left : left + side] = tile * rng.uniform(0.75, 1.0)
-            digits.append(Placed(label, ink_box(tile, top, left, c.height, c.width)))
+            box = left / c.width, top / c.height, (left + side) / c.width, (top + side) / c.height
+            digits.append(Placed(label, box))
         picture = ground + cover[..., None] * (ink - ground)
         picture = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
         return picture, sorted(digits, key=lambda digit: digit.box[0] + digit.box[2])
@@ -179,64 +178,48 @@ def free_place(
     rng: np.random.Generator, side: int, tiles: list[tuple[int, int, int]], height: int, width: int
 ) -> tuple[int, int] | None:
     """Draws a (top, left) where a tile covers no other and 'left of' is plain to see; None where there is none."""
-    top, left = np.arange(height - side + 1)[:, None], np.arange(width - side + 1)[None, :]
     free = np.ones((height - side + 1, width - side + 1), bool)
-    for other_top, other_left, other in tiles:
-        apart = (
-            (top + side <= other_top)
-            | (top >= other_top + other)
-            | (left + side <= other_left)
-            | (left >= other_left + other)
-        )
-        free &= apart & (
-            np.abs(2 * left + side - 2 * other_left - other) >= 2 * 4
-        )  # centres four pixels apart, or more
+    for top, left, other in tiles:
+        # Of the other tile's neighbourhood: where the two would overlap, and where centres are less than four pixels
+        # apart from left to right.
+        nearest = -(-(2 * left + other - side - 7) // 2), (2 * left + other - side + 7) // 2
+        free[:, max(nearest[0], 0) : nearest[1] + 1] = False
+        free[max(top - side + 1, 0) : top + other, max(left - side + 1, 0) : left + other] = False
     places = np.flatnonzero(free)
     if not len(places):
         return None
-    return divmod(int(rng.choice(places)), free.shape[1])
+    return divmod(int(places[rng.integers(len(places))]), free.shape[1])
 
 
 def warp(rng: np.random.Generator, glyph: np.ndarray, side: int) -> np.ndarray:
-    """Returns the glyph [8, 8] on [side, side] pixels, a little turned, slanted and stretched (bilinear, 0 outside)."""
+    """Returns the glyph [12, 12], its margin of two included, on [side, side] pixels: a little turned, slanted and
+    stretched (bilinear)."""
     turn, slant = rng.normal(0, 0.12, size=2).clip(-0.25, 0.25)
     scale = 8 / side * rng.uniform(1.0, 1.15, size=2)
-    y, x = np.mgrid[:side, :side] - (side - 1) / 2
-    rows = scale[0] * (np.cos(turn) * y - np.sin(turn) * x) + 3.5
-    columns = scale[1] * (np.sin(turn) * y + np.cos(turn) * x + slant * y) + 3.5
-    padded = np.pad(glyph, 2)  # places outside the glyph read the zeros round it
-    rows, columns = np.clip(rows + 2, 0, 10.999), np.clip(columns + 2, 0, 10.999)
+    middle = np.arange(side, dtype=np.float32) - (side - 1) / 2
+    y, x = middle[:, None], middle[None, :]
+    sine, cosine = np.sin(turn), np.cos(turn)
+    rows = scale[0] * (cosine * y - sine * x) + 5.5
+    columns = scale[1] * ((sine + slant) * y + cosine * x) + 5.5
+    # Places outside the glyph read the zeros of its margin.
+    rows, columns = np.clip(rows, 0, 10.999), np.clip(columns, 0, 10.999)
     top, left = rows.astype(int), columns.astype(int)
     down, right = rows - top, columns - left
-    upper = padded[top, left] * (1 - right) + padded[top, left + 1] * right
-    lower = padded[top + 1, left] * (1 - right) + padded[top + 1, left + 1] * right
+    at, flat = top * 12 + left, glyph.ravel()
+    upper = flat[at] * (1 - right) + flat[at + 1] * right
+    lower = flat[at + 12] * (1 - right) + flat[at + 13] * right
     return (upper * (1 - down) + lower * down).astype(np.float32)
 
 
-def ink_box(tile: np.ndarray, top: int, left: int, height: int, width: int) -> Box:
-    """Returns the box round the tile's ink as fractions of the scene."""
-    rows, columns = np.nonzero(tile > 0.3)
-    return (
-        float(left + columns.min()) / width,
-        float(top + rows.min()) / height,
-        float(left + columns.max() + 1) / width,
-        float(top + rows.max() + 1) / height,
-    )
-
-
-def ask(rng: np.random.Generator, kind: str, digits: list[Placed]) -> tuple[str, Piece]:
-    """Returns a question of this kind about the digits of a scene, and its answer."""
+def ask(rng: np.random.Generator, kind: str, digits: list[Placed]) -> tuple[str, Piece] | None:
+    """Returns a question of this kind about the digits of a scene, and its answer; None where there is none."""
     labels = [digit.label for digit in digits]
-    if kind == 'caption':
-        return 'digits? ', Text(' '.join(map(str, labels)))
-    single = [digit for digit in digits if labels.count(digit.label) == 1]
-    if kind == 'find' and single:
-        digit = single[rng.integers(len(single))]
-        return f'where is {digit.label}? ', Region('', (digit.box,))
-    if rng.random() < 0.5:
+    if kind == 'count':
         return 'how many? ', Text(str(len(digits)))
-    # The answer is drawn before the label, so that a blind guess of the commonest answer gains little.
-    counts = np.array([labels.count(label) for label in range(10)])
-    answer = rng.choice(np.unique(counts))
-    label = rng.choice(np.flatnonzero(counts == answer))
-    return f'how many {label}s? ', Text(str(answer))
+    if kind == 'caption':
+        return 'digits? ', Text(''.join(map(str, labels)))
+    single = [digit for digit in digits if labels.count(digit.label) == 1]
+    if not single:
+        return None
+    digit = single[rng.integers(len(single))]
+    return f'where is {digit.label}? ', Region('', (digit.box,))

@@ -42,29 +42,27 @@ def test_a_document_is_a_function_of_its_number(task):
 
 
 def test_captions_and_counts_say_what_the_scene_shows():
-    source = Digits.Config(task='mixed', pictures=1, questions=6).build()
+    source = Digits.Config(task='mixed', pictures=2).build()
     checked = 0
     for i in range(60):
         words = text(source[i]).split('\n')
-        captions = [w.partition('? ')[2].split() for w in words if 'digits? ' in w]
+        captions = [w.partition('? ')[2] for w in words if 'digits? ' in w]
         for line in words:
             if captions and 'how many? ' in line:
                 checked += 1
                 assert int(line.rpartition(' ')[2]) == len(captions[0])
-            elif captions and 'how many ' in line:
-                checked += 1
-                label, _, count = line.partition('how many ')[2].partition('s? ')
-                assert captions[0].count(label) == int(count)
     assert checked > 50
 
 
-def test_a_box_holds_the_ink_of_its_digit():
-    source = Digits.Config(task='find', least=2).build()
+def test_a_box_is_the_square_of_its_digit():
+    source = Digits.Config(task='find', most=1, colour=0.0).build()
     for i in range(40):
         scene, _, region = source[i].pieces
         x0, y0, x1, y1 = np.round(np.array(region.boxes[0]) * 32).astype(int)
-        bright = scene.pixels.astype(int).mean(-1)
-        assert bright[y0:y1, x0:x1].max() > 130 and 0 <= x0 < x1 <= 32 and 0 <= y0 < y1 <= 32
+        inside = np.zeros((32, 32), bool)
+        inside[y0:y1, x0:x1] = True
+        assert x1 - x0 == y1 - y0 and inside.sum() == (x1 - x0) ** 2
+        assert scene.pixels[inside].max() > 130 and not scene.pixels[~inside].any()
 
 
 def test_few_shot_names_cannot_be_known_before_they_are_shown():
