@@ -94,7 +94,7 @@ def _add_evaluate(verbs: argparse._SubParsersAction) -> None:
 def _add_sample(verbs: argparse._SubParsersAction) -> None:
     sample = _verb(verbs, 'sample', run_sample, 'ask a trained model about pictures')
     sample.epilog = (
-        'example: mmjax sample --checkpoint=runs/quickstart --image=a.png --prompt="where is 7? " --draw=found.png\n\n'
+        'example: mmjax sample --checkpoint=runs/quickstart --image=a.png --prompt="where is 7" --draw=found.png\n\n'
         'Markers <image> in the prompt place the pictures; without any they come first. For models that chat, repeat\n'
         '--prompt: the turns of the user, the model, the user and so on. --prompt=- reads standard input.'
     )

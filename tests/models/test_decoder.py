@@ -182,6 +182,12 @@ def test_inputs_are_scaled_where_the_config_says():
     np.testing.assert_allclose(model(x, span, place), block(3 * x, span)[0], atol=1e-5)
 
 
+@pytest.mark.parametrize('std', [0.02, 0.5])
+def test_the_table_starts_with_the_deviation_asked_for(std):
+    table = variant(vocab=400, embed_std=std).build(rngs=nnx.Rngs(0)).embed.table.get_value()
+    assert np.std(table) == pytest.approx(std, rel=0.05)
+
+
 def test_packed_documents_equal_separate_ones():
     model = model_of(CONFIG, GATED)
     cut, media = 3, array(B, 5, MEDIA)

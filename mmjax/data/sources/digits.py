@@ -6,8 +6,8 @@ scenes; only the answers count in the loss, and the last piece of a document is 
 
     caption    [scene] digits? 371                                 from left to right
     count      [scene] how many? 3
-    find       [scene] where is 7? (the box of the square on which it was written)
-    mixed      [scene] how many? 3 / digits? 371 / where is 7? (a box) / [scene] ...    all three, of several scenes
+    find       [scene] where is 7 (the box of the square on which it was written)
+    mixed      [scene] how many? 3 / digits? 371 / where is 7 (a box) / [scene] ...    all three, of several scenes
     few_shot   [scene] dax / [scene] wug / [scene] dax / [scene] wug  made-up names of two kinds of digits
 
 An answer with something behind it ends with a new line (/), which is learnt with it.
@@ -222,4 +222,6 @@ def ask(rng: np.random.Generator, kind: str, digits: list[Placed]) -> tuple[str,
     if not single:
         return None
     digit = single[rng.integers(len(single))]
-    return f'where is {digit.label}? ', Region('', (digit.box,))
+    # The label stands last: from its own place, a decoder of few layers learns to match it with the picture within
+    # minutes; from behind a question mark, where the label must be fetched first, it does not.
+    return f'where is {digit.label}', Region('', (digit.box,))
