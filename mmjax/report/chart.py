@@ -55,8 +55,11 @@ def label(value: float) -> str:
 
 
 def smooth(points: Points, window: int = 25) -> list[tuple[float, float]]:
-    """Returns the running mean over at most `window` of the points around each, as a calmer line beside the raw one."""
-    half = min(window, max(1, len(points) // 8)) // 2
+    """Returns the running mean over at most `window` of the points around each, as a calmer line beside the raw one.
+
+    It spans a thirtieth of the chart at most, so that a stage's start stays where it is.
+    """
+    half = min(window, max(3, len(points) // 30)) // 2
     means = []
     for i, (x, _) in enumerate(points):
         near = [y for _, y in points[max(0, i - half) : i + half + 1]]

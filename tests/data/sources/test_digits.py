@@ -41,17 +41,18 @@ def test_a_document_is_a_function_of_its_number(task):
     assert one.pieces[-1].weight > 0  # the last piece is an answer
 
 
-def test_captions_and_counts_say_what_the_scene_shows():
+def test_answers_about_a_scene_agree():
     source = Digits.Config(task='mixed', pictures=2).build()
-    checked = 0
+    seen = set()
     for i in range(60):
-        words = text(source[i]).split('\n')
-        captions = [w.partition('? ')[2] for w in words if 'digits? ' in w]
-        for line in words:
-            if captions and 'how many? ' in line:
-                checked += 1
-                assert int(line.rpartition(' ')[2]) == len(captions[0])
-    assert checked > 50
+        for scene in text(source[i]).split('#')[1:]:
+            answers = dict(line.split('? ') if '? ' in line else (line, '') for line in scene.strip().split('\n'))
+            caption = answers['digits']
+            assert int(answers['how many']) == len(caption)
+            asked = [line.removeprefix('where is ').removesuffix('@') for line in answers if 'where' in line]
+            assert len(asked) <= 1 and all(caption.count(label) == 1 for label in asked)
+            seen.add((len(caption), len(asked)))
+    assert {(1, 1), (2, 0), (2, 1), (3, 1)} <= seen
 
 
 def test_a_box_is_the_square_of_its_digit():
