@@ -109,7 +109,7 @@ class Digits:
     def _questions(self, rng: np.random.Generator) -> list[Piece]:
         """Asks one question about one scene, or, in mixed documents, several about several."""
         c = self.config
-        # A caption before a count would answer it, and a box before a caption half of that.
+        # In this order no question gives an earlier answer away: a caption says how many, 'where is 7' that 7 is there.
         kinds = ('count', 'caption', 'find') if c.task == 'mixed' else (c.task,)
         pieces: list[Piece] = []
         for _ in range(c.pictures if c.task == 'mixed' else 1):
@@ -180,10 +180,10 @@ def free_place(
     """Draws a (top, left) where a tile covers no other and 'left of' is plain to see; None where there is none."""
     free = np.ones((height - side + 1, width - side + 1), bool)
     for top, left, other in tiles:
-        # Of the other tile's neighbourhood: where the two would overlap, and where centres are less than four pixels
-        # apart from left to right.
-        nearest = -(-(2 * left + other - side - 7) // 2), (2 * left + other - side + 7) // 2
-        free[:, max(nearest[0], 0) : nearest[1] + 1] = False
+        # Not where centres are less than four pixels apart from left to right, nor where the two would overlap. Both
+        # ends of the slice may lie left of the scene.
+        first, last = -(-(2 * left + other - side - 7) // 2), (2 * left + other - side + 7) // 2
+        free[:, max(first, 0) : max(last + 1, 0)] = False
         free[max(top - side + 1, 0) : top + other, max(left - side + 1, 0) : left + other] = False
     places = np.flatnonzero(free)
     if not len(places):
@@ -192,8 +192,7 @@ def free_place(
 
 
 def warp(rng: np.random.Generator, glyph: np.ndarray, side: int) -> np.ndarray:
-    """Returns the glyph [12, 12], its margin of two included, on [side, side] pixels: a little turned, slanted and
-    stretched (bilinear)."""
+    """Returns the glyph [12, 12] on [side, side] pixels without its margin: a little turned, slanted, stretched."""
     turn, slant = rng.normal(0, 0.12, size=2).clip(-0.25, 0.25)
     scale = 8 / side * rng.uniform(1.0, 1.15, size=2)
     middle = np.arange(side, dtype=np.float32) - (side - 1) / 2

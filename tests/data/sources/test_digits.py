@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from mmjax.data.sources.digits import FILE, Digits, glyphs
+from mmjax.data.sources.digits import FILE, Digits, free_place, glyphs
 from mmjax.document import Image, Region, Text
 
 
@@ -64,6 +64,23 @@ def test_a_box_is_the_square_of_its_digit():
         inside[y0:y1, x0:x1] = True
         assert x1 - x0 == y1 - y0 and inside.sum() == (x1 - x0) ** 2
         assert scene.pixels[inside].max() > 130 and not scene.pixels[~inside].any()
+
+
+def test_a_free_place_is_any_that_keeps_clear_of_the_others():
+    # The first tile is far larger than what stands at the left edge: the places to keep clear lie out of the scene.
+    for tiles, side in (([(0, 0, 4)], 20), ([(3, 8, 9), (20, 1, 10)], 9), ([(5, 20, 12)], 5)):
+        found = {free_place(np.random.default_rng(i), side, tiles, 40, 40) for i in range(12000)}
+        want = {
+            (top, left)
+            for top in range(41 - side)
+            for left in range(41 - side)
+            if all(
+                abs(2 * left + side - 2 * x - other) >= 8
+                and (top + side <= y or top >= y + other or left + side <= x or left >= x + other)
+                for y, x, other in tiles
+            )
+        }
+        assert found == want
 
 
 def test_few_shot_names_cannot_be_known_before_they_are_shown():
