@@ -13,7 +13,7 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mmjax import evaluate, log, optim, sharding
+from mmjax import evaluate, host, log, optim, sharding
 from mmjax.checkpoint import Place, Store, global_rows
 from mmjax.config import ConfigError, Run, Stage, check, check_rows
 from mmjax.data.pipeline import Pipeline
@@ -83,6 +83,8 @@ def train(run: Run, workdir: pathlib.Path) -> int:
     mesh = sharding.make_mesh(*run.mesh.sizes(jax.device_count()))
     check_rows(run, tuple(mesh.shape.values()))
     log.info(log.device_line(mesh))
+    if mesh.devices.flat[0].platform == 'cpu':
+        host.keep_memory()
     with sharding.use(mesh), held(workdir):
         store = Store(workdir, run.checkpoint, stays=_ends(run))
         begun = Place(0, 0, 0, {}) if store.latest is None else store.place(store.latest)
