@@ -53,7 +53,7 @@ def main() -> None:
     block = run.model.decoder.block
     block.mlp.width = 1024
     run.model.decoder = Decoder.Config(vocab=257, width=256, depth=4, block=block, norm=quickstart.RMS)
-    stage, mesh = run.stages[0], sharding.make_mesh()
+    stage, mesh = run.stages[-1], sharding.make_mesh()
     batch, _ = next(Pipeline(stage.data, run.layout.build(run.model.media_spec()), stage.rows, run.seed))
     with sharding.use(mesh), tempfile.TemporaryDirectory() as folder:
         model = sharding.init_sharded(lambda rngs: run.model.build(rngs=rngs), jax.random.key(0), mesh)

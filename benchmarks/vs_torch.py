@@ -27,10 +27,11 @@ from mmjax.step import build_update, compile_update, init_state
 class Torch:
     """The quickstart model as one would write it in PyTorch: modules unrolled, fused attention, AdamW."""
 
-    def __init__(self, params: dict[str, np.ndarray], model, batch):
+    def __init__(self, params: dict[str, np.ndarray], model, adamw, batch):
         self.p = {path: torch.nn.Parameter(torch.from_numpy(np.array(w))) for path, w in params.items()}
         self.model = model
-        self.optimizer = torch.optim.AdamW(self.p.values(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
+        betas, decay = (adamw.b1, adamw.b2), adamw.weight_decay
+        self.optimizer = torch.optim.AdamW(self.p.values(), lr=1e-3, betas=betas, weight_decay=decay, fused=True)
         tensor = lambda a: torch.from_numpy(np.array(a))
         self.tokens, self.slot = tensor(batch.tokens).long(), tensor(batch.slot).long()
         self.position, self.weight = tensor(batch.position).long(), tensor(batch.weight)
@@ -53,13 +54,14 @@ class Torch:
 
     def loss(self) -> torch.Tensor:
         """Returns the weighted mean next-token loss."""
-        text = self.p['decoder/embed/table'][self.tokens]
+        c, table = self.model.decoder, self.p['decoder/embed/table']
+        text = table[self.tokens] * c.embed_scale
         media = self.pictures()
         picked = torch.gather(media, 1, self.slot.clamp(min=0)[..., None].expand(-1, -1, media.shape[-1]))
         x = torch.where((self.slot >= 0)[..., None], picked, text)
-        x = self.blocks('decoder', x, self.model.decoder, self.mask, self.position)
+        x = self.blocks('decoder', x, c, self.mask, self.position)
         x = self.norm('decoder/norm/scale', x)
-        logits = x @ self.p['decoder/head/kernel'][:, : self.model.decoder.vocab]
+        logits = x @ table[: c.vocab].T
         labels = torch.roll(self.tokens, -1, 1)
         nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction='none')
         return (nll * self.weight.flatten()).sum() / self.weight.sum()
@@ -126,12 +128,12 @@ def main() -> None:
     parser.add_argument('--steps', type=int, default=20)
     steps = parser.parse_args().steps
     run = quickstart.get_config()
-    stage, mesh = run.stages[0], sharding.make_mesh()
+    stage, mesh = run.stages[-1], sharding.make_mesh()
     batch, _ = next(Pipeline(stage.data, run.layout.build(run.model.media_spec()), stage.rows, run.seed))
     with sharding.use(mesh):
         model = sharding.init_sharded(lambda rngs: run.model.build(rngs=rngs), jax.random.key(0), mesh)
         params = flatten(model)
-        other = Torch(params, run.model, batch)
+        other = Torch(params, run.model, stage.optimizer, batch)
         optimizer = stage.optimizer.build(params, stage.steps)
         state, fed = init_state(optimizer, params, 0), to_global(batch, mesh)
         update = build_update(Skeleton(model), optimizer, next_token, compute_dtype='float32')
