@@ -66,12 +66,6 @@ def current() -> AbstractMesh | None:
     return mesh if explicit else None
 
 
-def platform() -> str:
-    """Returns what the program is compiled for, 'cpu', 'tpu' or 'gpu', which need not be where it is compiled."""
-    device = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
-    return device.platform if device else jax.default_backend()
-
-
 def axis_size(name: str) -> int:
     """Returns how many devices the mesh in use has along an axis, 1 without a mesh."""
     mesh = current()

@@ -19,7 +19,7 @@ LAYERS = {
     'models': ('models',),
     'objectives': ('objectives', 'decode', 'sample', 'weights', 'evals', 'optim'),
     'program': (
-        *('config', 'config_io', 'workdir', 'checkpoint', 'log', 'feed', 'start', 'step', 'train'),
+        *('config', 'config_io', 'workdir', 'checkpoint', 'log', 'host', 'feed', 'start', 'step', 'train'),
         *('answer', 'ask', 'evaluate', 'plan', 'report', 'verify'),
     ),
     'cli': ('cli', '__main__', '__init__'),

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from mmjax import sharding
 from mmjax.sharding import P
+from pallas_kernels.platform import platform
 
 
 def normal(key: Array, shape: tuple[int, ...], std: float) -> Array:
@@ -58,7 +59,7 @@ def contract(x: Array, kernel: Array, num_in: int, out_axes: P, dtype: DTypeLike
         out_axes = sharding.fit(out_axes, kernel.shape[num_in:], mesh, 'the output of a Linear')
         # Only we can say where a sum over tp lands, and that a gathered fsdp axis does not come back.
         out_sharding = P(*jax.typeof(x).sharding.spec[:lead], *out_axes)
-    if sharding.platform() == 'cpu' and (specs := _flat_specs(x, kernel, num_in, out_sharding)):
+    if platform() == 'cpu' and (specs := _flat_specs(x, kernel, num_in, out_sharding)):
         # The gradient of a kernel sums over all of x's first axes. On a CPU that is one matrix product when they are
         # one axis, and a transposed copy of the activations when they are several: a step took 1.3 times as long.
         rows, inputs = math.prod(x.shape[:lead]), math.prod(x.shape[lead:])

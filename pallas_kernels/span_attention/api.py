@@ -1,11 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public function: it chooses an implementation; `reference` defines what all of them compute."""
 
+from collections.abc import Callable
+
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.span_attention import reference, xla
+from pallas_kernels.platform import platform
+from pallas_kernels.span_attention import fused, reference
+from pallas_kernels.span_attention.tpu import Tpu
+from pallas_kernels.span_attention.xla import Xla
 
-IMPLEMENTATIONS = {'reference': reference.attention, 'xla': xla.attention}
+IMPLEMENTATIONS = ('reference', 'xla', 'tpu')
+HEAD_WIDTHS = (32, 256)  # what the TPU kernels are made for
+# Below this many keys, tiles cost more than they save (`docs/kernels.md`).
+TPU_KEYS = 1024
 
 
 def span_attention(
@@ -16,18 +25,64 @@ def span_attention(
     *,
     scale: float | None = None,
     soft_cap: float | None = None,
+    sinks: Float[Array, 'N'] | None = None,
     implementation: str | None = None,
-) -> Float[Array, 'B L N Hv']:
+    return_lse: bool = False,
+) -> Float[Array, 'B L N Hv'] | tuple[Float[Array, 'B L N Hv'], Float[Array, 'B L N']]:
     """Returns softmax(scale * q k^T) v over the keys span[..., 0] <= j < span[..., 1]; an empty span gives exact zeros.
 
     N / K query heads in a row share a key/value head. scale: None is H ** -0.5. soft_cap: scores become
-    cap * tanh(scores / cap). Softmax is float32, the result has the type of v. No gradient flows to the span.
+    cap * tanh(scores / cap). sinks: each head's score of one more key whose value is zero. Softmax is float32, the
+    result has the type of v; with `return_lse` also the log of each query's sum of exponentials, -inf where it sees
+    nothing. Keys before or behind all spans of a row may hold anything, NaN too. No gradient flows to the span.
+
+    implementation: 'reference', 'xla' (any backend), 'tpu'; None takes the fastest that runs on the backend.
     """
-    if q.shape[2] % k.shape[2]:
-        raise ValueError(f'{q.shape[2]} query heads cannot share {k.shape[2]} key heads evenly')
-    if implementation is not None and implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f'no implementation {implementation!r} of span_attention; choose one of {sorted(IMPLEMENTATIONS)}'
-        )
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return IMPLEMENTATIONS[implementation or 'xla'](q, k, v, span, scale=scale, soft_cap=soft_cap)
+    check_arrays(q, k, v, span, sinks)
+    kernel = _choose(implementation, q, k)(scale=q.shape[-1] ** -0.5 if scale is None else scale, soft_cap=soft_cap)
+    out, lse = kernel(q, k, v, span)
+    if sinks is not None:
+        out, lse = fused.with_sinks(out, lse, sinks)
+    if not return_lse:
+        return out
+    return out, jnp.where(lse < fused.NOTHING, lse, -jnp.inf)
+
+
+def _choose(implementation: str | None, q, k) -> Callable:
+    """Returns what takes scale and soft_cap, and gives what takes the arrays."""
+    if implementation is None:
+        implementation = 'tpu' if platform() == 'tpu' and k.shape[1] >= TPU_KEYS and fits_tpu(q) else 'xla'
+    match implementation:
+        case 'reference':
+            return lambda **kw: lambda *arrays: reference.attention(*arrays, **kw)
+        case 'xla':
+            return lambda **kw: lambda *arrays: fused.attention(Xla(**kw), *arrays)
+        case 'tpu':
+            if platform() != 'tpu':
+                raise ValueError(f"span_attention: 'tpu' does not run on {platform()}; 'xla' does")
+            if not fits_tpu(q):
+                raise ValueError(
+                    f"span_attention: 'tpu' is made for heads of {HEAD_WIDTHS[0]} to {HEAD_WIDTHS[1]} in bfloat16 or "
+                    f"float32, not of {q.shape[-1]} in {q.dtype}; 'xla' takes them"
+                )
+            return lambda **kw: lambda *arrays: fused.attention(Tpu(**kw), *arrays)
+    raise ValueError(f'no implementation {implementation!r} of span_attention; choose one of {sorted(IMPLEMENTATIONS)}')
+
+
+def fits_tpu(q) -> bool:
+    """Returns whether the TPU kernels take such queries."""
+    return HEAD_WIDTHS[0] <= q.shape[-1] <= HEAD_WIDTHS[1] and q.dtype in (jnp.bfloat16, jnp.float32)
+
+
+def check_arrays(q, k, v, span, sinks) -> None:
+    """Refuses arrays that do not belong together."""
+    rows, length, heads, width = q.shape
+    shapes = f'q {q.shape}, k {k.shape}, v {v.shape}, span {span.shape}'
+    if k.shape[0] != rows or k.shape[:3] != v.shape[:3] or k.shape[3] != width or span.shape != (rows, length, 2):
+        raise ValueError(f'span_attention takes q [B,L,N,H], k [B,S,K,H], v [B,S,K,Hv] and span [B,L,2], not {shapes}')
+    if heads % k.shape[2]:
+        raise ValueError(f'{heads} query heads cannot share {k.shape[2]} key heads evenly')
+    if not jnp.issubdtype(span.dtype, jnp.integer):
+        raise TypeError(f'span_attention takes spans of integers, not {span.dtype}')
+    if sinks is not None and sinks.shape != (heads,):
+        raise ValueError(f'span_attention takes one sink for each of {heads} heads, not {sinks.shape}')

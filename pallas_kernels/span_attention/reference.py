@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The specification, in plain JAX: it draws the dense mask and computes in float32. Slow, right on every backend."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from pallas_kernels.span_attention.fused import NOTHING
+
 
 def visible(span: Int[Array, '*B L 2'], num_keys: int) -> Bool[Array, '*B L {num_keys}']:
-    """Draws the mask that `span` means; only the reference and the tests call it.
+    """Draws the mask that `span` means. No fast path keeps it.
 
     causal text   (0,1) (0,2) (0,3)     1.. / 11. / 111
     image, text   (0,2) (0,2) (0,3)     11. / 11. / 111
@@ -25,19 +28,27 @@ def attention(
     *,
     scale: float,
     soft_cap: float | None = None,
-) -> Float[Array, 'B L N Hv']:
-    """Returns attention over each query's interval of keys; see api.span_attention."""
+) -> tuple[Float[Array, 'B L N Hv'], Float[Array, 'B L N']]:
+    """Returns attention over each query's interval of keys and the log of its sums; see fused.Kernel.forward."""
     rows, length, heads, _ = q.shape
     groups = heads // k.shape[2]
+    mask = visible(span, k.shape[1])
+    # Zero times what stands where nobody looks may be NaN.
+    k, v = (jnp.where(mask.any(axis=1)[..., None, None], x, 0) for x in (k, v))
     q32, k32, v32 = (x.astype(jnp.float32) for x in (q, k, v))
     grouped = q32.reshape(rows, length, k.shape[2], groups, q.shape[-1])
     scores = jnp.einsum('BLKGH,BSKH->BKGLS', grouped, k32) * scale
     if soft_cap is not None:
         scores = soft_cap * jnp.tanh(scores / soft_cap)
-    mask = visible(span, k.shape[1])[:, None, None]
+    mask = mask[:, None, None]
     # Finite everywhere, so that a row which sees nothing has zero gradients and not NaN.
     scores = jnp.where(mask, scores, -1e30)
-    weights = jnp.where(mask, jnp.exp(scores - scores.max(axis=-1, keepdims=True)), 0.0)
-    weights = weights / jnp.maximum(weights.sum(axis=-1, keepdims=True), 1e-30)
-    out = jnp.einsum('BKGLS,BSKH->BLKGH', weights, v32)
-    return out.reshape(rows, length, heads, v.shape[-1]).astype(v.dtype)
+    top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    weights = jnp.where(mask, jnp.exp(scores - top), 0.0)
+    total = weights.sum(axis=-1, keepdims=True)
+    seeing = total > 0
+    safe = jnp.where(seeing, total, 1.0)
+    lse = jnp.where(seeing, top + jnp.log(safe), NOTHING)[..., 0]
+    out = jnp.einsum('BKGLS,BSKH->BLKGH', weights / safe, v32)
+    by_query = lambda x: jnp.moveaxis(x, 3, 1).reshape(rows, length, heads)
+    return out.reshape(rows, length, heads, v.shape[-1]).astype(v.dtype), by_query(lse)

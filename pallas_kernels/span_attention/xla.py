@@ -15,16 +15,17 @@ B rows, L queries, C of them a chunk, S keys, J of them a block, K key heads, G 
 A chunk's queries of one key head stand in one axis: Q = G * C.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-EMPTY = 1e30  # the log of the sum of a query that sees nothing: exp(score - EMPTY) is zero
+from pallas_kernels.platform import platform
+from pallas_kernels.span_attention.fused import NOTHING
 
 
 class Tiles(NamedTuple):
@@ -37,87 +38,81 @@ class Tiles(NamedTuple):
 
 def tiles(length: int, num_keys: int) -> Tiles:
     """Chooses the tiles: on a CPU small enough for its cache, elsewhere large enough to keep the device busy."""
-    # The mesh knows for what the program is compiled, which need not be where it is compiled.
-    device = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
-    cpu = (device.platform if device else jax.default_backend()) == 'cpu'
+    cpu = platform() == 'cpu'
     if max(length, num_keys) <= (192 if cpu else 512):
         return Tiles(length, num_keys, by_row=False)
     most = 128 if cpu else 512
     return Tiles(min(length, most), min(num_keys, most), by_row=cpu)
 
 
-def attention(
-    q: Float[Array, 'B L N H'],
-    k: Float[Array, 'B S K H'],
-    v: Float[Array, 'B S K Hv'],
-    span: Int[Array, 'B L 2'],
-    *,
-    scale: float,
-    soft_cap: float | None = None,
-    tile: Tiles | None = None,
-) -> Float[Array, 'B L N Hv']:
-    """Returns attention over each query's interval of keys; see api.span_attention."""
-    return _attention(q, k, v, span, scale, soft_cap, tile or tiles(q.shape[1], k.shape[1]))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Xla:
+    """A fused.Kernel for any backend."""
 
+    scale: float
+    soft_cap: float | None = None
+    tile: Tiles | None = None  # None: chosen by the shapes and the backend
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def _attention(q, k, v, span, scale, soft_cap, tile):
-    return _forward(q, k, v, span, scale, soft_cap, tile)[0]
+    def forward(self, q, k, v, span):
+        """See fused.Kernel.forward."""
+        kv_heads, tile = k.shape[2], self._tile(q, k)
+        parts = (_cut(q, kv_heads, tile.queries), *_chunk_spans(span, k.shape[1], tile))
 
+        def row(parts, k, v):
+            chunk = lambda part: _forward_chunk(*part, k, v, self.scale, self.soft_cap, tile.keys)
+            return lax.map(chunk, parts)
 
-def _forward(q, k, v, span, scale, soft_cap, tile):
-    kv_heads = k.shape[2]
-    parts = (_cut(q, kv_heads, tile.queries), *_chunk_spans(span, k.shape[1], tile))
+        out, lse = _over_rows(row, tile)(parts, k, v)
+        join = lambda x: _join(x, kv_heads, tile.queries, q.shape[1], q.shape[2])
+        return join(out), join(lse[..., None])[..., 0]
 
-    def row(parts, k, v):
-        return lax.map(lambda part: _forward_chunk(*part, k, v, scale, soft_cap, tile.keys), parts)
+    def backward(self, q, k, v, span, grad, lse, mean):
+        """See fused.Kernel.backward."""
+        kv_heads, tile = k.shape[2], self._tile(q, k)
+        cut = lambda x: _cut(x, kv_heads, tile.queries)
+        parts = (
+            cut(q),
+            *_chunk_spans(span, k.shape[1], tile),
+            cut(grad),
+            *(cut(x[..., None])[..., 0] for x in (mean, lse)),
+        )
 
-    out, log_sum = _over_rows(row, tile)(parts, k, v)
-    out = _join(out, kv_heads, tile.queries, q.shape[1], q.shape[2])
-    out, log_sum = (checkpoint_name(x, 'span_attention') for x in (out, log_sum))
-    return out, (q, k, v, span, out, log_sum)
+        def row(parts, k, v):
+            chunk = lambda sums, part: _backward_chunk(sums, *part, k, v, self.scale, self.soft_cap, tile.keys)
+            zeros = (jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32))
+            (dk, dv), dq = lax.scan(chunk, zeros, parts)
+            return dq, dk.astype(k.dtype), dv.astype(v.dtype)
+
+        dq, dk, dv = _over_rows(row, tile)(parts, k, v)
+        return _join(dq, kv_heads, tile.queries, q.shape[1], q.shape[2]), dk, dv
+
+    def _tile(self, q, k) -> Tiles:
+        tile = self.tile or tiles(q.shape[1], k.shape[1])
+        return tile._replace(keys=min(tile.keys, k.shape[1]))
 
 
 def _forward_chunk(q, span, first, last, k, v, scale, soft_cap, size):
     def block(j, carry):
         top, total, out = carry
-        start, keys, values = _block(j, size, k, v)
+        start, keys, values = _block(j, size, k, v, span)
         scores, seen = _scores(q, keys, span, j * size, start, scale, soft_cap)
-        new_top = jnp.maximum(top, jnp.where(seen, scores, -EMPTY).max(axis=-1))
+        new_top = jnp.maximum(top, jnp.where(seen, scores, -NOTHING).max(axis=-1))
         weights = jnp.where(seen, jnp.exp(scores - new_top[..., None]), 0.0)
         shrink = jnp.exp(top - new_top)
         more = jnp.einsum('KQJ,JKH->KQH', weights.astype(v.dtype), values, preferred_element_type=jnp.float32)
         return new_top, total * shrink + weights.sum(axis=-1), out * shrink[..., None] + more
 
     zeros = jnp.zeros(q.shape[:2], jnp.float32)
-    start = (zeros - EMPTY, zeros, jnp.zeros((*q.shape[:2], v.shape[-1])))
+    start = (zeros - NOTHING, zeros, jnp.zeros((*q.shape[:2], v.shape[-1])))
     top, total, out = _fold(block, start, first, last, size == k.shape[0])
     safe = jnp.where(total > 0, total, 1.0)
-    return (out / safe[..., None]).astype(v.dtype), jnp.where(total > 0, top + jnp.log(safe), EMPTY)
-
-
-def _backward(scale, soft_cap, tile, saved, grad):
-    q, k, v, span, out, log_sum = saved
-    kv_heads = k.shape[2]
-    cut = lambda x: _cut(x, kv_heads, tile.queries)
-    # Each query's sum of weights * their gradients, which the softmax subtracts.
-    mean = jnp.sum(out.astype(jnp.float32) * grad.astype(jnp.float32), axis=-1, keepdims=True)
-    parts = (cut(q), *_chunk_spans(span, k.shape[1], tile), cut(grad), cut(mean)[..., 0], log_sum)
-
-    def row(parts, k, v):
-        chunk = lambda sums, part: _backward_chunk(sums, *part, k, v, scale, soft_cap, tile.keys)
-        zeros = (jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32))
-        (dk, dv), dq = lax.scan(chunk, zeros, parts)
-        return dq, dk.astype(k.dtype), dv.astype(v.dtype)
-
-    dq, dk, dv = _over_rows(row, tile)(parts, k, v)
-    return _join(dq, kv_heads, tile.queries, q.shape[1], q.shape[2]), dk, dv, None
+    return (out / safe[..., None]).astype(v.dtype), jnp.where(total > 0, top + jnp.log(safe), NOTHING)
 
 
 def _backward_chunk(sums, q, span, first, last, grad, mean, log_sum, k, v, scale, soft_cap, size):
     def block(j, carry):
         dq, dk, dv = carry
-        start, keys, values = _block(j, size, k, v)
+        start, keys, values = _block(j, size, k, v, span)
         scores, seen = _scores(q, keys, span, j * size, start, scale, soft_cap)
         weights = jnp.where(seen, jnp.exp(scores - log_sum[..., None]), 0.0)
         dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -131,9 +126,6 @@ def _backward_chunk(sums, q, span, first, last, grad, mean, log_sum, k, v, scale
 
     dq, dk, dv = _fold(block, (jnp.zeros(q.shape, jnp.float32), *sums), first, last, size == k.shape[0])
     return (dk, dv), dq.astype(q.dtype)
-
-
-_attention.defvjp(_forward, _backward)
 
 
 def _fold(block, carry, first, last, single):
@@ -152,9 +144,14 @@ def _scores(q, keys, span, from_key, start, scale, soft_cap):
     return scores, jnp.tile(seen, (q.shape[1] // span.shape[0], 1))
 
 
-def _block(j, size, k, v):
+def _block(j, size, k, v, span):
+    """Returns a block's first place, keys and values: zeros where no query looks, since zero times NaN is NaN."""
     start = jnp.minimum(j * size, k.shape[0] - size)
-    return start, *(lax.dynamic_slice_in_dim(x, start, size) for x in (k, v))
+    places, seeing = start + jnp.arange(size), span[:, 0] < span[:, 1]
+    low = jnp.where(seeing, span[:, 0], k.shape[0]).min()
+    high = jnp.where(seeing, span[:, 1], 0).max()
+    inside = ((low <= places) & (places < high))[:, None, None]
+    return start, *(jnp.where(inside, lax.dynamic_slice_in_dim(x, start, size), 0) for x in (k, v))
 
 
 def _add(total, start, part):

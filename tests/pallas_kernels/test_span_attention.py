@@ -8,9 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.pallas.mosaic.interpret import interpret_pallas_call as interpreter  # no public name for what it found
+from jax.experimental.pallas import tpu as pltpu
 
-from pallas_kernels.span_attention import reference, span_attention, xla
+from pallas_kernels.span_attention import api, fused, reference, span_attention
 from pallas_kernels.span_attention.reference import visible
+from pallas_kernels.span_attention.tiles import END, FIRST, HIGH, LAST, LOW, START, list_tiles
+from pallas_kernels.span_attention.tpu import Sizes, Tpu
+from pallas_kernels.span_attention.xla import Tiles, Xla
 
 
 def draw(mask: np.ndarray) -> list[str]:
@@ -30,101 +35,282 @@ def test_visible(spans, rows):
     assert draw(visible(jnp.array(spans), 4)) == rows
 
 
-def packed(rng: np.random.Generator, rows: int, length: int, keys: int) -> np.ndarray:
-    """Returns spans of causal documents with two-way pictures, some padding and a few odd ones, scaled to the keys."""
-    span = np.zeros((rows, length, 2), np.int32)
-    for b in range(rows):
-        cuts = np.unique(rng.integers(0, length, 4))
-        for start, end in itertools.pairwise(cuts):
-            place = np.arange(start, end)
-            picture = start + rng.integers(0, end - start + 1)
-            span[b, start:end] = np.stack([place * 0 + start, np.maximum(place + 1, picture)], axis=-1)
-    span = span * keys // length
-    span[0, 0], span[-1, -1] = (-2, keys + 3), (keys, 1)
-    return span
+def pieces(rng, length: int, most: int) -> list[tuple[int, int]]:
+    """Cuts 0..length into up to `most` pieces."""
+    cuts = np.unique([0, *rng.integers(1, length + 1, most - 1), length])
+    return list(itertools.pairwise(cuts))
 
 
+def causal(rng, length: int, keys: int) -> np.ndarray:
+    place = np.arange(length)
+    return np.stack([place * 0, np.minimum(place + 1 + max(keys - length, 0), keys)], axis=-1)
+
+
+def packed(rng, length: int, keys: int, pictures: bool = False) -> np.ndarray:
+    """Causal documents and padding; with pictures, some of each document is seen both ways."""
+    span = np.zeros((length, 2), int)
+    for start, end in pieces(rng, length - length // 6, 4):
+        place = np.arange(start, end)
+        picture = start + rng.integers(0, end - start + 1) if pictures else 0
+        span[start:end] = np.stack([place * 0 + start, np.maximum(place + 1, picture)], axis=-1)
+    return span * keys // length
+
+
+def packed_pictures(rng, length: int, keys: int) -> np.ndarray:
+    span = np.zeros((length, 2), int)
+    for start, end in pieces(rng, length, 5):
+        span[start:end] = start, end
+    return span * keys // length
+
+
+def last_picture(rng, length: int, keys: int) -> np.ndarray:
+    """Text sees the media tokens of one picture, of the next from some token on; nothing before the first."""
+    each, number = max(keys // 4, 1), np.sort(rng.integers(0, 5, length))
+    return np.stack([np.maximum(number - 1, 0) * each, number * each], axis=-1)
+
+
+def window(rng, length: int, keys: int) -> np.ndarray:
+    span = causal(rng, length, keys)
+    return np.stack([np.maximum(span[:, 1] - 5, 0), span[:, 1]], axis=-1)
+
+
+def prefix(rng, length: int, keys: int) -> np.ndarray:
+    return np.maximum(causal(rng, length, keys), [0, keys // 3])
+
+
+def intervals(rng, length: int, keys: int) -> np.ndarray:
+    """Any order, some beyond the keys, some the wrong way round."""
+    return rng.integers(-2, keys + 3, (length, 2))
+
+
+SPANS = {
+    'causal': causal,
+    'packed': packed,
+    'pictures in text': functools.partial(packed, pictures=True),
+    'last picture': last_picture,
+    'packed pictures': packed_pictures,
+    'window': window,
+    'prefix': prefix,
+    'ragged cache': lambda rng, length, keys: np.tile([0, rng.integers(0, keys + 1)], (length, 1)),
+    'any': intervals,
+    'nothing': lambda rng, length, keys: np.tile([3, 3], (length, 1)),
+    'nothing below the keys': lambda rng, length, keys: np.tile([-5, 0], (length, 1)),
+}
 SHAPES = {  # B, L, S, N, K, H, Hv, soft cap
-    'grouped heads': (2, 37, 37, 4, 2, 8, 8, None),
-    'one key head, wide values, cap': (3, 20, 50, 4, 1, 8, 16, 2.0),
-    'one query': (2, 1, 33, 2, 2, 4, 4, None),
-    'more queries than keys': (1, 40, 7, 2, 2, 4, 4, 5.0),
+    'grouped heads': (2, 300, 300, 4, 2, 32, 32, None),
+    'tiles divide': (1, 256, 256, 2, 2, 64, 64, None),
+    'one key head, wide values, cap': (2, 140, 330, 3, 1, 40, 72, 2.0),
+    'one query': (3, 1, 290, 2, 1, 32, 32, None),
+    'more queries than keys': (1, 270, 7, 2, 2, 32, 32, 5.0),
 }
-IMPLEMENTATIONS = {
-    'default': span_attention,
-    'xla, small tiles by row': lambda *args, **kw: xla.attention(*args, tile=xla.Tiles(8, 7, True), **kw),
-    'xla, small tiles, all rows': lambda *args, **kw: xla.attention(*args, tile=xla.Tiles(16, 4, False), **kw),
+SMALL = Sizes(256, 128, 128)
+KERNELS = {
+    'xla': Xla,
+    'xla, small tiles by row': functools.partial(Xla, tile=Tiles(32, 28, True)),
+    'xla, small tiles, all rows': functools.partial(Xla, tile=Tiles(64, 16, False)),
+    'tpu': functools.partial(Tpu, interpret=True),
+    'tpu, small tiles': functools.partial(Tpu, sizes=SMALL, interpret=True),
+    # Two key tiles' gradients fit: longer rows are cut.
+    'tpu, in parts': functools.partial(Tpu, sizes=SMALL._replace(vmem=2 * 2 * 128 * 2 * 128 * 12), interpret=True),
 }
 
 
+@functools.cache
 def arrays(shape: str, dtype=jnp.float32):
     b, length, s, n, k, h, hv, cap = SHAPES[shape]
     rng = np.random.default_rng(0)
     normal = lambda *size: jnp.asarray(rng.normal(size=size), dtype)
-    span = jnp.asarray(packed(rng, b, length, s))
-    return normal(b, length, n, h), normal(b, s, k, h), normal(b, s, k, hv), span, normal(b, length, n, hv), cap
-
-
-def value_and_grads(attention, q, k, v, span, weight, cap):
-    def loss(q, k, v):
-        out = attention(q, k, v, span, scale=0.3, soft_cap=cap)
-        return (out.astype(jnp.float32) * weight).sum(), out
-
-    (_, out), grads = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
-    return out, *grads
+    weights = normal(b, length, n, hv), normal(b, length, n)
+    return (normal(b, length, n, h), normal(b, s, k, h), normal(b, s, k, hv)), weights, cap
 
 
 @functools.cache
-def expected(shape: str):
-    return value_and_grads(reference.attention, *arrays(shape))
+def spans(name: str, shape: str) -> jax.Array:
+    b, length, s, *_ = SHAPES[shape]
+    rng = np.random.default_rng(sum(map(ord, name)))
+    return jnp.asarray(np.stack([SPANS[name](rng, length, s) for _ in range(b)]), jnp.int32)
 
 
-@pytest.mark.parametrize('shape', SHAPES)
-@pytest.mark.parametrize('name', IMPLEMENTATIONS)
-def test_equals_reference(name, shape):
-    for got, want in zip(value_and_grads(IMPLEMENTATIONS[name], *arrays(shape)), expected(shape), strict=True):
-        np.testing.assert_allclose(got, want, atol=2e-6)
+@functools.cache
+def compiled(name: str, cap: float | None):
+    """Returns the jitted (out, lse, dq, dk, dv) of an implementation: one program for all spans of a shape."""
+    settings = {'scale': 0.3, 'soft_cap': cap}
+    if name == 'reference':
+        attention = functools.partial(reference.attention, **settings)
+    else:
+        attention = functools.partial(fused.attention, KERNELS[name](**settings))
+
+    def loss(qkv, span, weights):
+        out, lse = attention(*qkv, span)
+        seen = jnp.where(lse < fused.NOTHING, lse, 0.0)
+        return sum((x.astype(jnp.float32) * w).sum() for x, w in zip((out, seen), weights, strict=True)), (out, lse)
+
+    return jax.jit(lambda qkv, span, weights: jax.value_and_grad(loss, has_aux=True)(qkv, span, weights))
 
 
-def test_bfloat16_is_as_good_as_its_inputs():
-    found = value_and_grads(span_attention, *arrays('grouped heads', jnp.bfloat16))
-    for got, want in zip(found, expected('grouped heads'), strict=True):
-        assert got.dtype == jnp.bfloat16
-        np.testing.assert_allclose(got.astype(jnp.float32), want, atol=0.05)
+def run(name: str, shape: str, span: str, dtype=jnp.float32):
+    qkv, weights, cap = arrays(shape, dtype)
+    (_, (out, lse)), grads = compiled(name, cap)(qkv, spans(span, shape), weights)
+    return out, lse, *grads
 
 
-@pytest.mark.parametrize('name', ['reference', *IMPLEMENTATIONS])
+@functools.cache
+def expected(shape: str, span: str):
+    return run('reference', shape, span)
+
+
+def equal(name: str, shape: str, span: str) -> None:
+    for got, want in zip(run(name, shape, span), expected(shape, span), strict=True):
+        assert np.isfinite(got).all()
+        np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('span', SPANS)
+@pytest.mark.parametrize('name', KERNELS)
+def test_every_mask_equals_reference(name, span):
+    equal(name, 'grouped heads', span)
+
+
+@pytest.mark.parametrize('shape', [shape for shape in SHAPES if shape != 'grouped heads'])
+@pytest.mark.parametrize('name', KERNELS)
+def test_every_shape_equals_reference(name, shape):
+    for span in ('pictures in text', 'any') if 'more' not in shape else ('last picture', 'any'):
+        equal(name, shape, span)
+
+
+@pytest.mark.parametrize('name', KERNELS)
+def test_bfloat16_is_as_good_as_its_inputs(name):
+    found = run(name, 'grouped heads', 'pictures in text', jnp.bfloat16)
+    for got, want in zip(found, expected('grouped heads', 'pictures in text'), strict=True):
+        got = got.astype(jnp.float32)
+        assert jnp.linalg.norm(got - want) < 0.01 * jnp.linalg.norm(want)
+    assert [x.dtype for x in found] == [jnp.bfloat16, jnp.float32, *[jnp.bfloat16] * 3]
+
+
+@pytest.mark.parametrize('name', KERNELS)
 def test_what_sees_nothing_and_what_is_not_seen(name):
-    attention = reference.attention if name == 'reference' else IMPLEMENTATIONS[name]
-    q, k, v, _, weight, _ = arrays('grouped heads')
-    length = q.shape[1]
-    span = jnp.zeros((2, length, 2), jnp.int32).at[0, 20:].set(jnp.array([5, 9])).at[1, :, 0].set(3)
-    out, dq, dk, dv = value_and_grads(attention, q, k, v, span, weight, None)
+    (q, k, v), weights, _ = arrays('grouped heads')
+    span = jnp.zeros((2, q.shape[1], 2), jnp.int32).at[0, 20:].set(jnp.array([5, 9])).at[1, :, 0].set(3)
+    (_, (out, lse)), (dq, dk, dv) = compiled(name, None)((q, k, v), span, weights)
     assert not np.any(out[0, :20]) and not np.any(out[1]) and np.all(np.any(out[0, 20:], axis=(1, 2)))
+    assert np.all(lse[0, :20] == np.float32(fused.NOTHING)) and np.all(lse[0, 20:] < 100)
     assert not np.any(dq[0, :20]) and not np.any(dq[1])
     for grad in (dk, dv):
         assert not np.any(grad[0, :5]) and not np.any(grad[0, 9:]) and not np.any(grad[1])
         assert np.all(np.any(grad[0, 5:9], axis=(1, 2)))
 
 
+@pytest.mark.parametrize('name', KERNELS)
+def test_bit_equal_from_run_to_run(name):
+    first, second = (run(name, 'grouped heads', 'pictures in text') for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize('name', ['reference', 'xla', 'tpu, small tiles'])
+def test_vmap_and_remat_and_scan(name):
+    settings = {'scale': 0.2}
+    single = functools.partial(reference.attention, **settings)
+    if name != 'reference':
+        single = functools.partial(fused.attention, KERNELS[name](**settings))
+    rng = np.random.default_rng(1)
+    normal = lambda *size: jnp.asarray(rng.normal(size=size), jnp.float32)
+    q, k, v = normal(3, 2, 40, 4, 32), normal(3, 2, 50, 2, 32), normal(2, 50, 2, 32)
+    span = jnp.asarray(np.stack([packed(rng, 40, 50, pictures=True) for _ in range(2)]), jnp.int32)
+    body = lambda q, k, v: jax.remat(lambda *qkv: single(*qkv, span)[0])(q, k, v)
+
+    def mapped(q, k, v):
+        return jnp.sin(jax.vmap(body, (0, 0, None))(q, k, v)).sum()
+
+    def scanned(q, k, v):
+        return jax.lax.scan(lambda total, qk: (total + jnp.sin(body(*qk, v)).sum(), None), 0.0, (q, k))[0]
+
+    found = jax.jit(jax.grad(mapped, (0, 1, 2)))(q, k, v)
+    for got, want in zip(found, jax.jit(jax.grad(scanned, (0, 1, 2)))(q, k, v), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5)
+
+
 def test_reference_is_causal_attention():
-    q, k, v, *_ = arrays('grouped heads')
-    place = jnp.arange(q.shape[1])
-    span = jnp.broadcast_to(jnp.stack([place * 0, place + 1], axis=-1), (2, q.shape[1], 2))
+    (q, k, v), _, _ = arrays('grouped heads')
     want = jax.nn.dot_product_attention(q, k, v, is_causal=True)
-    np.testing.assert_allclose(span_attention(q, k, v, span, implementation='reference'), want, atol=2e-6)
+    got = span_attention(q, k, v, spans('causal', 'grouped heads'), implementation='reference')
+    np.testing.assert_allclose(got, want, atol=2e-6)
 
 
-@pytest.mark.parametrize('by_row', [True, False])
-def test_blocks_that_nobody_sees_are_never_touched(by_row):
-    q, k, v, *_ = arrays('grouped heads')
-    span = jnp.zeros((2, q.shape[1], 2), jnp.int32).at[..., 0].set(9).at[..., 1].set(15)
-    tile = xla.Tiles(16, 8, by_row)  # the keys 8..15 are one block
-    spoilt = v.at[:, :8].set(jnp.nan).at[:, 16:].set(jnp.nan)
-    out, *grads = value_and_grads(
-        lambda *args, **kw: xla.attention(*args, tile=tile, **kw), q, k, spoilt, span, jnp.ones(q.shape), None
-    )
-    assert all(np.isfinite(x).all() for x in (out, *grads))
+@pytest.mark.parametrize('implementation', ['reference', 'xla'])
+def test_sinks_are_one_more_key_of_value_zero(implementation):
+    (q, k, v), (weight, _), _ = arrays('grouped heads')
+    sinks, span = jnp.array([-1.0, 0.0, 0.5, 3.0]), spans('pictures in text', 'grouped heads')
+
+    def by_hand(q, k, v, sinks):
+        groups = lambda x: jnp.repeat(x, 2, axis=2)
+        scores = jnp.einsum('blnh,bsnh->bnls', q, groups(k)) * 0.3
+        scores = jnp.where(visible(span, k.shape[1])[:, None], scores, -jnp.inf)
+        column = jnp.broadcast_to(sinks[:, None, None], (*scores.shape[:3], 1))
+        weights = jax.nn.softmax(jnp.concatenate([scores, column], axis=-1), axis=-1)[..., :-1]
+        return (jnp.einsum('bnls,bsnh->blnh', weights, groups(v)) * weight).sum()
+
+    def found(q, k, v, sinks):
+        out = span_attention(q, k, v, span, scale=0.3, sinks=sinks, implementation=implementation)
+        return (out * weight).sum()
+
+    want = jax.value_and_grad(by_hand, (0, 1, 2, 3))(q, k, v, sinks)
+    got = jax.value_and_grad(found, (0, 1, 2, 3))(q, k, v, sinks)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), got, want)
+
+
+def test_log_of_the_sums():
+    (q, k, v), _, _ = arrays('grouped heads')
+    span = spans('packed', 'grouped heads')
+    _, lse = span_attention(q, k, v, span, return_lse=True)
+    empty = np.asarray(span[..., 0] >= span[..., 1])
+    assert empty.any() and np.array_equal(np.isneginf(lse), np.broadcast_to(empty[..., None], lse.shape))
+    scores = jnp.einsum('lh,sh->ls', q[0, :, 0], k[0, :, 0]) * 32**-0.5
+    want = jax.nn.logsumexp(jnp.where(visible(span[0], 300), scores, -jnp.inf), axis=-1)
+    np.testing.assert_allclose(lse[0, :, 0], want, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['reference', *KERNELS])
+def test_what_stands_before_and_behind_all_spans_may_be_nan(name):
+    (q, k, v), weights, _ = arrays('grouped heads')
+    span = jnp.zeros((2, q.shape[1], 2), jnp.int32).at[..., 0].set(9).at[..., 1].set(150)
+    spoil = lambda x: x.at[:, :9].set(jnp.nan).at[:, 150:].set(jnp.inf)
+    found = compiled(name, None)((q, spoil(k), spoil(v)), span, weights)
+    jax.tree.map(np.testing.assert_array_equal, found, compiled(name, None)((q, k, v), span, weights))
+
+
+def test_tiles_are_those_that_some_query_sees():
+    rng = np.random.default_rng(3)
+    for name in ('causal', 'packed', 'pictures in text', 'window', 'nothing'):
+        span = np.stack([SPANS[name](rng, 64, 64) for _ in range(2)])
+        tiles = list_tiles(jnp.asarray(span), 64, (8, 16))
+        line, keys, flags = (np.asarray(x)[: int(tiles.count)] for x in tiles[:3])
+        row, queries = np.divmod(line, 8)
+        seen = np.asarray(visible(jnp.asarray(span), 64)).reshape(2, 8, 8, 4, 16)
+        some, every = seen.any((2, 4)), seen.all((2, 4))
+        # A line that sees nothing keeps one tile, to write its zeros.
+        wanted = {*zip(*np.nonzero(some), strict=True)} | {(b, i, k) for b, i, k in zip(row, queries, keys, strict=True)
+                                                           if not some[b, i].any()}  # fmt: skip
+        assert [*zip(row, queries, keys, strict=True)] == sorted(wanted), name
+        assert len({*zip(row, queries, strict=True)}) == 16
+        for b, i, j, flag in zip(row, queries, keys, flags, strict=True):
+            assert every[b, i, j] == (not flag & (LOW | HIGH)), name
+        ends = lambda *axes: [key for key, _ in itertools.groupby(zip(*axes, strict=True))]
+        for bits, axes in ((FIRST, (row, queries)), (LAST, (row, queries)), (START, (row,)), (END, (row,))):
+            assert ((flags & bits) > 0).sum() == len(ends(*axes))
+        assert flags[0] & FIRST and flags[0] & START and flags[-1] & LAST and flags[-1] & END
+
+
+def test_tpu_kernels_neither_race_nor_read_out_of_bounds():
+    # Reads before writes give NaN, reads beyond an array raise.
+    (q, k, v), weights, _ = arrays('tiles divide')
+    span = spans('pictures in text', 'tiles divide')
+    kernel = Tpu(scale=0.3, sizes=SMALL, interpret=pltpu.InterpretParams(detect_races=True, uninitialized_memory='nan'))
+    out, pull = jax.vjp(lambda *qkv: fused.attention(kernel, *qkv, span), q, k, v)
+    want, pull_back = jax.vjp(lambda *qkv: reference.attention(*qkv, span, scale=0.3), q, k, v)
+    np.testing.assert_allclose(out[0], want[0], rtol=1e-5, atol=1e-5)
+    for got, wanted in zip(pull((weights[0], out[1] * 0)), pull_back((weights[0], out[1] * 0)), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=2e-5)
+    assert not interpreter.races.races_found
 
 
 def test_memory_grows_with_the_length_not_its_square():
@@ -138,10 +324,26 @@ def test_memory_grows_with_the_length_not_its_square():
 
 
 @pytest.mark.parametrize(
-    'heads, implementation, message',
-    [(3, None, '3 query heads cannot share 2 key heads'), (4, 'tpu', "no implementation 'tpu'")],
+    'change, error, message',
+    [
+        ({'q': (2, 5, 3, 8)}, ValueError, '3 query heads cannot share 2 key heads'),
+        ({'q': (2, 5, 4, 9)}, ValueError, r'q \(2, 5, 4, 9\), k \(2, 7, 2, 8\)'),
+        ({'span': (2, 7, 2)}, ValueError, r'span \(2, 7, 2\)'),
+        ({'sinks': (3,)}, ValueError, r'one sink for each of 4 heads, not \(3,\)'),
+    ],
 )
-def test_refusals(heads, implementation, message):
-    q, k, v, span, *_ = arrays('grouped heads')
-    with pytest.raises(ValueError, match=message):
-        span_attention(q[:, :, :heads], k, v, span, implementation=implementation)
+def test_refuses_arrays_that_do_not_belong_together(change, error, message):
+    shapes = {'q': (2, 5, 4, 8), 'k': (2, 7, 2, 8), 'v': (2, 7, 2, 8), 'span': (2, 5, 2), 'sinks': (4,)} | change
+    with pytest.raises(error, match=message):
+        api.check_arrays(**{name: np.zeros(shape, np.int32) for name, shape in shapes.items()})
+
+
+def test_refusals():
+    (q, k, v), _, _ = arrays('one query')
+    span = spans('causal', 'one query')
+    with pytest.raises(TypeError, match='spans of integers, not float32'):
+        api.check_arrays(q, k, v, span.astype(jnp.float32), None)
+    with pytest.raises(ValueError, match="no implementation 'cuda'"):
+        span_attention(q, k, v, span, implementation='cuda')
+    with pytest.raises(ValueError, match=r"'tpu' does not run on .*'xla' does"):
+        span_attention(q, k, v, span, implementation='tpu')

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention over key intervals on TPUs: two Mosaic kernels that run over the list of tiles that some query sees.
+
+Both walk the tiles of one key head line by line (`tiles.py`). The forward kernel keeps a line's running maximum, sum
+and output in VMEM. The backward kernel computes a tile's scores once for all three gradients: those of a line's queries
+stand in VMEM until the line ends, those of all keys of the batch row until the row ends, so nothing is summed in HBM.
+Rows whose keys do not fit are cut along the keys, and the queries' gradients of the parts are added.
+
+B rows, L queries (Lp with padding), Q of them a tile, S keys, J of them a tile, K key heads, G query heads each,
+R = G * Q rows of scores a tile, H and Hv widths of heads.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float, Int
+
+from pallas_kernels.platform import chip
+from pallas_kernels.span_attention.fused import NOTHING
+from pallas_kernels.span_attention.tiles import list_tiles
+from pallas_kernels.span_attention.tpu_kernels import LANES, LOG2_E, Shape, backward_kernel, forward_kernel
+
+
+class Sizes(NamedTuple):
+    """How scores are cut: rows (queries of all heads of a group) and keys a tile, keys computed at once."""
+
+    rows: int = 1024
+    keys: int = 1024
+    keys_at_once: int = 512
+    vmem: int = 64 << 20  # bytes that a kernel may use, of those that a core has
+
+
+# What the compiler's schedules say is fastest (`docs/kernels.md`); chips by the names that jax gives them.
+SIZES = {'TPU v4': Sizes(512, 512, 512, vmem=15 << 20)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tpu:
+    """A fused.Kernel for TPUs v4 to 7x."""
+
+    scale: float
+    soft_cap: float | None = None
+    sizes: Sizes | None = None  # None: chosen by the chip
+    interpret: object = False  # True or pltpu.InterpretParams: run on any backend, for tests
+
+    def forward(self, q, k, v, span):
+        """See fused.Kernel.forward."""
+        return folded(self._forward)(q, k, v, span)
+
+    def backward(self, q, k, v, span, grad, lse, mean):
+        """See fused.Kernel.backward."""
+        return folded(self._backward)(q, k, v, span, grad, lse, mean)
+
+    def _forward(self, q, k, v, span):
+        cut = Cut.of(q, k, self._sizes())
+        span = cut.spans(span)
+        low, high = (jnp.broadcast_to(span[..., i, None], (*span.shape[:2], LANES)) for i in range(2))
+        q, k, v = cut.by_head(q, self.scale * LOG2_E), cut.keys_by_head(k), cut.keys_by_head(v)
+        at, width = Blocks(cut), v.shape[-1]
+        out, lse = self._run(
+            functools.partial(forward_kernel, shape=cut.shape(self.soft_cap, q.dtype)),
+            span, (q, k, v, low, high), cut,
+            in_specs=[at.queries(q.shape[-1]), at.keys(q.shape[-1]), at.keys(width), at.spans(), at.spans()],
+            out_specs=[at.queries(width), at.line()],
+            out_shape=[
+                jax.ShapeDtypeStruct((*q.shape[:4], width), v.dtype),
+                jax.ShapeDtypeStruct((q.shape[0], cut.kv_heads, cut.lines_a_row, 1, cut.rows), jnp.float32),
+            ],
+            scratch=[(cut.rows, LANES), (cut.rows, LANES), (cut.rows, width)],
+            name='span_attention_forward',
+        )  # fmt: skip
+        lse = cut.from_lines(lse)
+        return cut.from_heads(out), jnp.where(lse < NOTHING, lse * (1 / LOG2_E), NOTHING)
+
+    def _backward(self, q, k, v, span, grad, lse, mean):
+        sizes = self._sizes()
+        cut = Cut.of(q, k, sizes)
+        # Bytes a key: both gradients in float32, and what is written of them, in two turns.
+        pad = lambda x: -(-x.shape[-1] // LANES) * LANES * (4 + 2 * x.dtype.itemsize)
+        most = max(sizes.vmem // 2 // (pad(k) + pad(v)) // cut.keys, 1) * cut.keys
+        if k.shape[1] <= most:
+            return self._backward_part(q, k, v, span, grad, lse, mean, q.dtype)
+        parts = [
+            self._backward_part(q, k[:, i : i + most], v[:, i : i + most], span - i, grad, lse, mean, jnp.float32)
+            for i in range(0, k.shape[1], most)
+        ]
+        dq, dk, dv = zip(*parts, strict=True)
+        return sum(dq).astype(q.dtype), jnp.concatenate(dk, axis=1), jnp.concatenate(dv, axis=1)
+
+    def _backward_part(self, q, k, v, span, grad, lse, mean, dtype):
+        cut = Cut.of(q, k, self._sizes())
+        span = cut.spans(span)
+        low, high = (span[..., i].reshape(span.shape[0], -1, 1, cut.queries) for i in range(2))
+        q, k, v = cut.by_head(q, self.scale * LOG2_E), cut.keys_by_head(k), cut.keys_by_head(v)
+        at, width, value_width = Blocks(cut), q.shape[-1], v.shape[-1]
+        dq, dk, dv = self._run(
+            functools.partial(backward_kernel, shape=cut.shape(self.soft_cap, q.dtype), scale=self.scale),
+            span, (q, k, v, low, high, cut.by_head(grad), cut.lines(lse * LOG2_E, NOTHING), cut.lines(mean, 0.0)), cut,
+            in_specs=[
+                at.queries(width), at.keys(width), at.keys(value_width), at.span_line(), at.span_line(),
+                at.queries(value_width), at.line(), at.line(),
+            ],
+            out_specs=[at.queries(width), at.row(width), at.row(value_width)],
+            out_shape=[
+                jax.ShapeDtypeStruct(q.shape, dtype),
+                jax.ShapeDtypeStruct(k.shape, k.dtype),
+                jax.ShapeDtypeStruct(v.shape, v.dtype),
+            ],
+            scratch=[(cut.rows, width), (cut.num_keys, width), (cut.num_keys, value_width)],
+            name='span_attention_backward',
+        )  # fmt: skip
+        dk, dv = (x.transpose(0, 2, 1, 3)[:, : cut.real_keys] for x in (dk, dv))
+        return cut.from_heads(dq), dk, dv
+
+    def _sizes(self) -> Sizes:
+        return self.sizes or (Sizes() if self.interpret else SIZES.get(chip(), Sizes()))
+
+    def _run(self, kernel, span, arrays, cut, *, in_specs, out_specs, out_shape, scratch, name):
+        """Calls a kernel once for every key head and listed tile."""
+        tiles = list_tiles(span, cut.num_keys, (cut.queries, cut.keys))
+        grid = pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=5,
+            grid=(cut.kv_heads, tiles.count),
+            in_specs=in_specs,
+            out_specs=out_specs,
+            scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
+        )
+        # Heads may run on different cores of a chip; a head's tiles stand in order.
+        params = pltpu.CompilerParams(
+            dimension_semantics=('parallel', 'arbitrary'), vmem_limit_bytes=self._sizes().vmem
+        )
+        call = pl.pallas_call(
+            kernel, grid_spec=grid, out_shape=out_shape, compiler_params=params, interpret=self.interpret, name=name
+        )
+        return call(*tiles[:5], *arrays)
+
+
+def folded(call):
+    """Lets vmap put its axis beside the rows: the list of tiles covers all of them, no loop runs round the kernel."""
+    call = jax.custom_batching.custom_vmap(call)
+
+    @call.def_vmap
+    def rule(size, batched, *arrays):
+        full = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(arrays, batched, strict=True)]
+        outs = call(*(x.reshape(-1, *x.shape[2:]) for x in full))
+        return tuple(x.reshape(size, -1, *x.shape[1:]) for x in outs), (True,) * len(outs)
+
+    return call
+
+
+class Cut(NamedTuple):
+    """How arrays are padded and ordered for the kernels."""
+
+    kv_heads: int
+    groups: int
+    queries: int  # a tile
+    keys: int
+    keys_at_once: int
+    length: int  # before padding
+    real_keys: int
+
+    @classmethod
+    def of(cls, q, k, sizes: Sizes) -> 'Cut':
+        """Chooses the tile: as large as asked for, no larger than the arrays."""
+        kv_heads = k.shape[2]
+        groups = q.shape[2] // kv_heads
+        up = lambda x, to: -(-x // to) * to
+        queries = min(max(sizes.rows // groups // LANES, 1) * LANES, up(q.shape[1], LANES))
+        keys = min(sizes.keys, up(k.shape[1], LANES))
+        at_once = next(size for size in range(min(sizes.keys_at_once, keys), 0, -LANES) if keys % size == 0)
+        return cls(kv_heads, groups, queries, keys, at_once, q.shape[1], k.shape[1])
+
+    @property
+    def rows(self) -> int:
+        """R: rows of scores a tile."""
+        return self.groups * self.queries
+
+    @property
+    def lines_a_row(self) -> int:
+        """Tiles that a batch row's queries fill."""
+        return -(-self.length // self.queries)
+
+    @property
+    def num_keys(self) -> int:
+        """Keys a row, padding included."""
+        return -(-self.real_keys // self.keys) * self.keys
+
+    def shape(self, soft_cap, dtype) -> Shape:
+        """Returns what the kernels are compiled for; float32 arrays are multiplied in float32."""
+        precision = lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
+        return Shape(self.queries, self.keys, self.keys_at_once, soft_cap, precision)
+
+    def spans(self, span: Int[Array, 'B L 2']) -> Int[Array, 'B Lp 2']:
+        """Returns the spans within these keys, none of which ends before it begins; padding sees nothing."""
+        span = jnp.pad(span, ((0, 0), (0, -self.length % self.queries), (0, 0)))
+        low, high = span[..., 0].clip(0, self.real_keys), span[..., 1].clip(0, self.real_keys)
+        return jnp.stack([low, jnp.maximum(low, high)], axis=-1).astype(jnp.int32)
+
+    def by_head(self, x: Float[Array, 'B L N H'], factor: float = 1.0) -> Float[Array, 'B K G Lp H']:
+        """Orders queries (or what belongs to them) by head."""
+        x = x if factor == 1 else (x.astype(jnp.float32) * factor).astype(x.dtype)
+        x = jnp.pad(x, ((0, 0), (0, -self.length % self.queries), (0, 0), (0, 0)))
+        x = x.reshape(*x.shape[:2], self.kv_heads, self.groups, x.shape[-1])
+        return x.transpose(0, 2, 3, 1, 4)
+
+    def from_heads(self, x: Float[Array, 'B K G Lp H']) -> Float[Array, 'B L N H']:
+        """Undoes `by_head`."""
+        x = x.transpose(0, 3, 1, 2, 4)
+        return x.reshape(*x.shape[:2], -1, x.shape[-1])[:, : self.length]
+
+    def lines(self, x: Float[Array, 'B L N'], fill: float) -> Float[Array, 'B K lines 1 R']:
+        """Orders one number a query as the rows of tiles are."""
+        x = jnp.pad(x, ((0, 0), (0, -self.length % self.queries), (0, 0)), constant_values=fill)
+        x = x.reshape(x.shape[0], -1, self.queries, self.kv_heads, self.groups).transpose(0, 3, 1, 4, 2)
+        return x.reshape(*x.shape[:3], 1, -1)
+
+    def from_lines(self, x: Float[Array, 'B K lines 1 R']) -> Float[Array, 'B L N']:
+        """Undoes `lines`."""
+        x = x.reshape(*x.shape[:3], self.groups, self.queries).transpose(0, 2, 4, 1, 3)
+        return x.reshape(x.shape[0], -1, self.kv_heads * self.groups)[:, : self.length]
+
+    def keys_by_head(self, x: Float[Array, 'B S K H']) -> Float[Array, 'B K Sp H']:
+        """Orders keys or values by head."""
+        return jnp.pad(x, ((0, 0), (0, self.num_keys - self.real_keys), (0, 0), (0, 0))).transpose(0, 2, 1, 3)
+
+
+class Blocks:
+    """Which block of an array a tile needs; the kernels' grid is (key head, entry of the list)."""
+
+    def __init__(self, cut: Cut):
+        self.cut = cut
+
+    def queries(self, width: int) -> pl.BlockSpec:
+        """The line's queries, or what belongs to them: [G, Q, width]."""
+        return self._of_line((None, None, self.cut.groups, self.cut.queries, width), lambda b, h, i: (b, h, 0, i, 0))
+
+    def line(self) -> pl.BlockSpec:
+        """One number for each of the line's rows: [1, R]."""
+        return self._of_line((None, None, None, 1, self.cut.rows), lambda b, h, i: (b, h, i, 0, 0))
+
+    def spans(self) -> pl.BlockSpec:
+        """One bound for each of the line's queries, on all lanes: [Q, 128]."""
+        return self._of_line((None, self.cut.queries, LANES), lambda b, h, i: (b, i, 0))
+
+    def span_line(self) -> pl.BlockSpec:
+        """One bound for each of the line's queries: [1, Q]."""
+        return self._of_line((None, None, 1, self.cut.queries), lambda b, h, i: (b, i, 0, 0))
+
+    def row(self, width: int) -> pl.BlockSpec:
+        """All keys of the batch row: [Sp, width]."""
+        return self._of_line((None, None, self.cut.num_keys, width), lambda b, h, i: (b, h, 0, 0))
+
+    def keys(self, width: int) -> pl.BlockSpec:
+        """The tile's keys or values: [J, width]."""
+        lines = self.cut.lines_a_row
+        block = (None, None, self.cut.keys, width)
+        return pl.BlockSpec(block, lambda h, t, line, keys, *_: (lax.div(line[t], lines), h, keys[t], 0))
+
+    def _of_line(self, block, index) -> pl.BlockSpec:
+        lines = self.cut.lines_a_row
+        return pl.BlockSpec(block, lambda h, t, line, *_: index(lax.div(line[t], lines), h, lax.rem(line[t], lines)))
