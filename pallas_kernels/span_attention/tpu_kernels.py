@@ -133,12 +133,13 @@ def backward_kernel(
             scores = dot(k, q, (1, 1), shape.precision)
             if shape.soft_cap:
                 scores = capped(scores, shape.soft_cap)
-            weights = jnp.exp2(scores - lse_ref[...])
+            counted = scores
             if cut_low or cut_high:
                 place = lax.broadcasted_iota(jnp.int32, (shape.keys_at_once, size), 0)
                 low, high = (jnp.tile(ref[...] - offset, (1, groups)) for ref in (low_ref, high_ref))
                 seen = between(place, low if cut_low else None, high if cut_high else None)
-                weights = jnp.where(seen, weights, 0.0)
+                counted = jnp.where(seen, scores, UNSEEN)
+            weights = jnp.exp2(counted - lse_ref[...])
             dscores = weights * (dot(v, do, (1, 1), shape.precision) - mean_ref[...])
             if shape.soft_cap:
                 dscores = dscores * (1 - jnp.square(scores * (1 / (shape.soft_cap * LOG2_E))))

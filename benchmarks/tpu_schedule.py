@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads what the TPU compiler scheduled for a kernel: cycles of each part of its body, spills and VMEM, without a TPU.
+
+    python benchmarks/tpu_schedule.py --chip=v5e --width=128            (needs the extra [plan])
+
+libtpu writes down the schedule of every kernel that it compiles, one VLIW bundle a cycle: a tree of regions, each with
+its range of bundles. A kernel's body is the loop over its grid; what it does under a condition is a predicated region.
+Cycles are the compiler's, at no load on HBM: they compare kernels, they do not tell a time to a tenth.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from typing import NamedTuple
+
+CHIPS = {'v4': 'v4:2x2x1', 'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2', '7x': 'tpu7x:2x2x1'}
+FLAGS = '--xla_jf_dump_to={} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=post-bundle-packing-post-ra'
+REGION = re.compile(r'^ *\$region(\d+): #\{[^}]*\}(?: parent=(\d+))?(?: // (\w+))?')
+RANGE = re.compile(r'^ *// region range: \[(\d+), (\d+)\)')
+ALLOCATION = re.compile(r'^ *#allocation\d+(_spill)? \[.*space=vmem, size = (0x[0-9a-f]+)')
+
+
+class Schedule(NamedTuple):
+    """Cycles of one kernel: of its conditional parts in order, those with matrix products apart, and of a step else."""
+
+    products: list[int]
+    others: list[int]
+    step: int
+    spills: int  # vector registers
+    vmem: int  # bytes
+
+
+class Region(NamedTuple):
+    """One region of the tree; `products` counts the matrix instructions inside."""
+
+    parent: int | None
+    kind: str | None
+    cycles: int
+    products: int
+
+
+def read(path: pathlib.Path) -> Schedule:
+    """Reads the region tree of one kernel."""
+    regions: dict[int, Region] = {}
+    spills = vmem = current = 0
+    with path.open(errors='replace') as lines:
+        for line in lines:
+            if found := REGION.match(line):
+                current = int(found[1])
+                regions[current] = Region(int(found[2]) if found[2] else None, found[3], 0, 0)
+            elif found := RANGE.match(line):
+                regions[current] = regions[current]._replace(cycles=int(found[2]) - int(found[1]))
+            elif found := ALLOCATION.match(line):
+                spills += found[1] is not None
+                vmem += int(found[2], 16)
+            elif 'vmatmul' in line:
+                regions[current] = regions[current]._replace(products=regions[current].products + 1)
+    bodies = {number for number, region in regions.items() if region.kind == 'loop_body'}
+    conditional = {
+        n: region for n, region in regions.items() if region.kind == 'pred_region' and bodies & above(n, regions)
+    }
+    leaves = {n: r for n, r in conditional.items() if not any(n in above(m, regions) for m in conditional)}
+    total = max(regions[n].cycles for n in bodies)
+    return Schedule(
+        products=[r.cycles for r in leaves.values() if r.products],
+        others=[r.cycles for r in leaves.values() if not r.products],
+        step=total - sum(r.cycles for r in leaves.values()),
+        spills=spills,
+        vmem=vmem,
+    )
+
+
+def above(number: int, regions: dict[int, Region]) -> set[int]:
+    """Returns the regions that hold this one."""
+    found = set()
+    while (parent := regions[number].parent) is not None:
+        found.add(parent)
+        number = parent
+    return found
+
+
+def schedules(chip: str, spec: str, **settings: object) -> dict[str, Schedule]:
+    """Compiles `FILE:FUNCTION(**settings)` -> (callable, argument shapes) for a chip; returns its kernels by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, '--compile', spec, '--chip', chip, '--settings', json.dumps(settings)]
+        done = subprocess.run(
+            command,
+            env={'JAX_PLATFORMS': 'cpu', **os.environ, 'LIBTPU_INIT_ARGS': FLAGS.format(folder)},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise RuntimeError(f'{chip} does not compile {spec} with {settings}: {done.stderr[-2000:]}')
+        found = {}
+        for path in sorted(pathlib.Path(folder).rglob('*post-bundle-packing-post-ra.txt')):
+            name = re.sub(r'^\d+-|(\.\d+)?-\d+-post-bundle-packing-post-ra\.txt$', '', path.name)
+            if 'loop_body' in path.read_text(errors='replace') and 'vmatmul' in path.read_text(errors='replace'):
+                found[name] = read(path)
+        return found
+
+
+def compile_here(chip: str, spec: str, settings: dict) -> None:
+    """Compiles in this process, whose environment says where to write the schedule."""
+    import importlib.util
+
+    import jax
+    from jax.sharding import SingleDeviceSharding
+
+    from mmjax import topology
+
+    file, function = spec.rsplit(':', 1)
+    module = importlib.util.spec_from_file_location('spec', file)
+    loaded = importlib.util.module_from_spec(module)
+    module.loader.exec_module(loaded)
+    call, shapes = getattr(loaded, function)(**settings)
+    place = SingleDeviceSharding(topology.devices(CHIPS[chip])[0])
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
+    jax.jit(call).lower(*shapes).compile()
+
+
+def ours(length: int = 4096, heads: int = 2, groups: int = 1, width: int = 128, rows: int = 1024, keys: int = 1024,
+         at_once: int = 512, dtype: str = 'bfloat16', cap: float | None = None, backward: bool = True):  # fmt: skip
+    """Our kernels, forward and backward."""
+    import jax
+    import jax.numpy as jnp
+
+    from pallas_kernels.span_attention import fused
+    from pallas_kernels.span_attention.tpu import Sizes, Tpu
+
+    kernel = Tpu(scale=width**-0.5, soft_cap=cap, sizes=Sizes(rows, keys, at_once))
+    q = jax.ShapeDtypeStruct((1, length, heads * groups, width), dtype)
+    kv = jax.ShapeDtypeStruct((1, length, heads, width), dtype)
+    span = jax.ShapeDtypeStruct((1, length, 2), jnp.int32)
+    out = lambda q, k, v, span: fused.attention(kernel, q, k, v, span)[0]
+    if not backward:
+        return out, (q, kv, kv, span)
+    loss = lambda q, k, v, span: out(q, k, v, span).astype(jnp.float32).sum()
+    return jax.grad(loss, (0, 1, 2)), (q, kv, kv, span)
+
+
+def main() -> None:
+    """Prints the schedules of our kernels, or compiles for `schedules`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--chip', choices=CHIPS, default='v5e')
+    parser.add_argument('--width', type=int, default=128, help='of a head')
+    parser.add_argument('--groups', type=int, default=1, help='query heads that share a key head')
+    parser.add_argument('--compile', help=argparse.SUPPRESS)
+    parser.add_argument('--settings', default='{}', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.compile:
+        compile_here(args.chip, args.compile, json.loads(args.settings))
+        return
+    for name, found in schedules(args.chip, f'{__file__}:ours', width=args.width, groups=args.groups).items():
+        print(f'{args.chip} {name}: tiles {found.products}, ends {found.others}, a step {found.step} cycles, '
+              f'{found.spills} spills, {found.vmem / 2**20:.1f} MiB of VMEM')  # fmt: skip
+
+
+if __name__ == '__main__':
+    main()
