@@ -4,7 +4,7 @@
     pip install -e '.[parity]' && python benchmarks/vs_torch.py
 
 Both read the same packed batch with the same weights; the losses are printed so that one sees it is the same model.
-Steps are timed in turn, A B A B ..., and the ratio of the medians is printed. Threads: what each framework chooses.
+They take turns of a few steps each, and the ratio of the medians is printed. Threads: what each framework chooses.
 """
 
 import argparse
@@ -16,12 +16,14 @@ import torch
 import torch.nn.functional as F
 
 from configs import quickstart
-from mmjax import sharding
+from mmjax import host, sharding
 from mmjax.data.pipeline import Pipeline
 from mmjax.feed import to_global
 from mmjax.objectives.next_token import next_token
 from mmjax.params import Skeleton, flatten
 from mmjax.step import build_update, compile_update, init_state
+
+STEPS = 5  # a turn
 
 
 class Torch:
@@ -125,8 +127,9 @@ def rotate(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
 def main() -> None:
     """Prints the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--steps', type=int, default=20)
-    steps = parser.parse_args().steps
+    parser.add_argument('--turns', type=int, default=10)
+    turns = parser.parse_args().turns
+    host.keep_memory()  # as `mmjax train` does on CPUs
     run = quickstart.get_config()
     stage, mesh = run.stages[-1], sharding.make_mesh()
     batch, _ = next(Pipeline(stage.data, run.layout.build(run.model.media_spec()), stage.rows, run.seed))
@@ -138,21 +141,26 @@ def main() -> None:
         state, fed = init_state(optimizer, params, 0), to_global(batch, mesh)
         update = build_update(Skeleton(model), optimizer, next_token, compute_dtype='float32')
         ours, _ = compile_update(update, state, {}, fed)
-        times: dict[str, list[float]] = {'mmjax': [], 'torch': []}
-        for i in range(steps + 2):
-            start = time.perf_counter()
+        print(f'loss before the first step: torch {other.step().item():.6f}', end='')
+
+        def jax_step() -> float:
+            nonlocal state
             state, metrics = ours(state, {}, fed)
-            loss = float(metrics['loss'] / metrics['weight'])
-            middle = time.perf_counter()
-            loss_torch = float(other.step())
-            end = time.perf_counter()
-            if i == 0:
-                print(f'loss before the first step: mmjax {loss:.6f}, torch {loss_torch:.6f}')
-            if i >= 2:  # the first ones warm up
-                times['mmjax'].append(middle - start)
-                times['torch'].append(end - middle)
+            return float(metrics['loss'] / metrics['weight'])
+
+        print(f', mmjax {jax_step():.6f}')
+        times: dict[str, list[float]] = {'mmjax': [], 'torch': []}
+        for _ in range(turns):
+            for name, step in (('mmjax', jax_step), ('torch', lambda: other.step().item())):
+                step()  # the other one's threads come to rest
+                for _ in range(STEPS):
+                    start = time.perf_counter()
+                    step()
+                    times[name].append(time.perf_counter() - start)
     ms = {name: 1e3 * float(np.median(t)) for name, t in times.items()}
-    print(f'median of {steps} steps: mmjax {ms["mmjax"]:.1f} ms, torch {torch.__version__} {ms["torch"]:.1f} ms')
+    print(
+        f'median of {turns * STEPS} steps: mmjax {ms["mmjax"]:.1f} ms, torch {torch.__version__} {ms["torch"]:.1f} ms'
+    )
     print(f'mmjax is {ms["torch"] / ms["mmjax"]:.2f} times as fast')
 
 

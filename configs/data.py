@@ -27,12 +27,12 @@ def mix(path: str, *published: Part) -> Mix.Config:
     return Mix.Config(parts=[*published])
 
 
-def halves(path: str) -> tuple[Split.Config, Split.Config]:
-    """The training and the validation part of the documents at a path."""
+def halves(path: str, every: int) -> tuple[Split.Config, Split.Config]:
+    """The training and the validation part of the documents at a path; one in `every` is held out."""
     if not path:
         raise ValueError("data=PATH is missing: tars ('shards/x-{000..127}.tar'), a folder of pages, or a JSONL file")
     # Two configs of the source: an override of one is not one of the other.
-    return tuple(Split.Config(source=source_config(path), part=part) for part in ('train', 'validation'))
+    return tuple(Split.Config(source=source_config(path), part=part, every=every) for part in ('train', 'validation'))
 
 
 def digits(*, chat: bool = False, boxes: bool = False) -> Mix.Config:

@@ -2,7 +2,7 @@
 """The `:small` runs: systems of equal size, data and training, which differ in how pictures reach the text.
 
 About 5 million parameters, bytes, rows of 1,024 tokens, pictures of 64 pixels. Only words and the end of a document are
-learnt, so the losses of two such runs are means over the same bytes. One document in 20 is held out.
+learnt, so the losses of two such runs are means over the same bytes. One document in `every` (20) is held out.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ def block(width: int) -> Block.Config:
 
 def small(a: Args, model: Vlm.Config, form: Format) -> Run:
     """The run of a small model; `form` says what stands around pictures and documents."""
-    train, validation = data.halves(a.data)
+    train, validation = data.halves(a.data, a.every)
     # Signs that only one of the systems writes: a chunk's end would be learnt, a start would give the first byte a
     # prediction.
     text = dataclasses.replace(form.text, start='', chunk_end='', end='</s>')

@@ -96,11 +96,23 @@ def measure(run: Run, model: Any, evals: Sequence[Eval] | None = None) -> list[M
     layout = run.layout.build(run.model.media_spec())
     found = []
     for ev in run.evals if evals is None else evals:
-        if ev.metric not in (*METRICS, 'loss'):
-            raise ConfigError(f'eval {ev.name}: metric is {ev.metric!r}, known are {", ".join(METRICS)}, loss')
+        check_metric(ev)
         found.append(measure_one(ev, layout, model))
         log.info(f'{ev.name}: ' + ', '.join(f'{k} {v:.4g}' for k, v in found[-1].figures.items()))
     return found
+
+
+def check(run: Run) -> None:
+    """Opens what the evals read and closes it again: what cannot be measured is refused before anything is trained."""
+    for ev in run.evals:
+        check_metric(ev)
+        ev.source.build()
+
+
+def check_metric(ev: Eval) -> None:
+    """Refuses a metric that nobody knows."""
+    if ev.metric not in (*METRICS, 'loss'):
+        raise ConfigError(f'eval {ev.name}: metric is {ev.metric!r}, known are {", ".join(METRICS)}, loss')
 
 
 def measure_one(ev: Eval, layout: Layout, model: Any) -> Measured:

@@ -91,6 +91,7 @@ def train(run: Run, workdir: pathlib.Path) -> int:
         model = abstract(run)
         want = shapes(model, mesh)
         stages = open_stages(run, mesh, want, begun)
+        evaluate.check(run)
         if not stages and (not run.evals or measured_at(workdir) == begun.step):
             log.info(f'{workdir} is done: all {begun.step} steps are trained' + ' and measured' * bool(run.evals))
             return 0

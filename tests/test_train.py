@@ -336,7 +336,8 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(straight, tmp_path):
 
 def test_measures_of_the_state_before_a_step(tmp_path, straight):
     run, seen, ends = tiny.get_config(), [], []
-    run.evals = [Eval('often', None, every_steps=2), Eval('once', None, every_steps=4), Eval('end', None)]
+    source = Digits.Config()
+    run.evals = [Eval('often', source, every_steps=2), Eval('once', source, every_steps=4), Eval('end', source)]
 
     def measure(run, model, due):
         seen.append([e.name for e in due])
@@ -369,3 +370,12 @@ def test_a_model_that_diverges_is_given_up(tmp_path):
     run.stages[0].optimizer.peak_lr, run.stages[0].optimizer.warmup, run.log.max_skipped = 1e38, 0, 3
     with pytest.raises(mmjax.train.log.NonFinite, match=r'3 steps in a row without a finite loss'):
         train(run, tmp_path)
+
+
+@pytest.mark.parametrize('wrong', [{'metric': 'bleu'}, {'source': Digits.Config(task='sing')}])
+def test_what_cannot_be_measured_is_refused_before_anything_is_trained(tmp_path, wrong):
+    run = tiny.get_config()
+    run.evals = [Eval(**{'name': 'last', 'source': Digits.Config(), 'metric': 'loss'} | wrong)]
+    with pytest.raises(ValueError, match=r'bleu|sing'):
+        train(run, tmp_path / 'run')
+    assert not (tmp_path / 'run' / 'metrics.jsonl').exists()
