@@ -12,9 +12,9 @@ import argparse
 import math
 
 import numpy as np
-
-from benchmarks import splash, tpu_schedule
-from benchmarks.tpu_schedule import Schedule, schedules
+import splash
+import tpu_schedule
+from tpu_schedule import Schedule, schedules
 
 CHIPS = ('v5e', 'v5p', 'v6e', '7x')
 LENGTHS = (2048, 4096, 8192, 32768)
@@ -64,8 +64,8 @@ def ours(found: Schedule, span: np.ndarray, backward: bool) -> float:
     total = float(count @ np.array(found.products)) + count.sum() * found.step
     if not backward:
         return total + lines * sum(found.others)
-    start, first, last, end = found.others
-    return total + lines * (first + last) + (start + end) * len(span) / COMPILED
+    *start, first, last, end = found.others
+    return total + lines * (first + last) + (sum(start) + end) * len(span) / COMPILED
 
 
 def theirs(found: Schedule, length: int) -> float:

@@ -149,13 +149,18 @@ def main() -> None:
     parser.add_argument('--chip', choices=CHIPS, default='v5e')
     parser.add_argument('--width', type=int, default=128, help='of a head')
     parser.add_argument('--groups', type=int, default=1, help='query heads that share a key head')
+    parser.add_argument('--json', action='store_true', help='print one object instead of lines')
     parser.add_argument('--compile', help=argparse.SUPPRESS)
     parser.add_argument('--settings', default='{}', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.compile:
         compile_here(args.chip, args.compile, json.loads(args.settings))
         return
-    for name, found in schedules(args.chip, f'{__file__}:ours', width=args.width, groups=args.groups).items():
+    kernels = schedules(args.chip, f'{__file__}:ours', width=args.width, groups=args.groups)
+    if args.json:
+        print(json.dumps({name: found._asdict() for name, found in kernels.items()}))
+        return
+    for name, found in kernels.items():
         print(f'{args.chip} {name}: tiles {found.products}, ends {found.others}, a step {found.step} cycles, '
               f'{found.spills} spills, {found.vmem / 2**20:.1f} MiB of VMEM')  # fmt: skip
 

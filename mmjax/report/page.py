@@ -77,7 +77,7 @@ def shown(metric: str, value: float | None) -> str:
 
 def table(results: dict[str, Any], evals: Sequence[str]) -> str:
     """Returns the table of figures beside the blind control, for the terminal."""
-    lines = [('', 'metric', 'with pictures', 'blind control')]
+    lines = [('', 'metric', 'measured', 'blind control')]
     lines += [(name, SUFFIXES[m], shown(m, value), shown(m, blind)) for name, m, value, blind in rows(results, evals)]
     widths = [max(len(line[i]) for line in lines) for i in range(4)]
     layout = lambda line: '  '.join(
@@ -163,7 +163,7 @@ def _page(
 
 def _figures(results: dict[str, Any], detail: dict[str, Any]) -> Iterator[str]:
     """Yields the table of figures beside the blind control."""
-    yield '<h2>Figures</h2><table><tr><th></th><th>metric</th><th class="number">with pictures</th><th></th>'
+    yield '<h2>Figures</h2><table><tr><th></th><th>metric</th><th class="number">measured</th><th></th>'
     yield '<th class="number">blind control</th><th></th></tr>'
     last = ''
     for name, metric, value, blind in rows(results, [*detail['evals']]):
