@@ -2,7 +2,7 @@
 """The first run: a small model that reads scenes of handwritten digits, on built-in data, in minutes on two CPU cores.
 
     mmjax train --config=configs/quickstart.py           the table of the README
-    mmjax train --config=configs/quickstart.py:long      longer, until few-shot naming works too
+    mmjax train --config=configs/quickstart.py:long      longer, with much more few-shot naming
     mmjax train --config=configs/quickstart.py:smoke     a few steps, to see that all of it runs
 
 Three stages: scenes of one digit teach what digits look like, scenes of up to three to read from left to right; then
