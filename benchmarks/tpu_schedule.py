@@ -78,7 +78,7 @@ def read(path: pathlib.Path) -> Schedule:
 def above(number: int, regions: dict[int, Region]) -> set[int]:
     """Returns the regions that hold this one."""
     found = set()
-    while (parent := regions[number].parent) is not None:
+    while number in regions and (parent := regions[number].parent) is not None:  # merged regions are not listed
         found.add(parent)
         number = parent
     return found
