@@ -36,8 +36,22 @@ class Sizes(NamedTuple):
     vmem: int = 64 << 20  # bytes that a kernel may use, of those that a core has
 
 
-# What the compiler's schedules say is fastest (`docs/kernels.md`); chips by the names that jax gives them.
-SIZES = {'TPU v4': Sizes(512, 512, 512, vmem=15 << 20)}
+class Passes(NamedTuple):
+    """The sizes of both passes."""
+
+    forward: Sizes
+    backward: Sizes
+
+
+HALF = Sizes(512, 512, 512)
+# What the compiler's schedules say is fastest for packed documents (`docs/kernels.md`); chips as jax names them. One
+# long document would rather have 1,024 everywhere, by a twentieth.
+SIZES = {
+    'TPU v4': Passes(HALF._replace(vmem=15 << 20), HALF._replace(vmem=15 << 20)),
+    'TPU v5 lite': Passes(HALF, HALF),
+    'TPU v5': Passes(HALF, HALF),
+}
+OTHERS = Passes(Sizes(), HALF)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +72,8 @@ class Tpu:
         return folded(self._backward)(q, k, v, span, grad, lse, mean)
 
     def _forward(self, q, k, v, span):
-        cut = Cut.of(q, k, self._sizes())
+        sizes = self._sizes().forward
+        cut = Cut.of(q, k, sizes)
         span = cut.spans(span)
         low, high = (jnp.broadcast_to(span[..., i, None], (*span.shape[:2], LANES)) for i in range(2))
         q, k, v = cut.by_head(q, self.scale * LOG2_E), cut.keys_by_head(k), cut.keys_by_head(v)
@@ -73,13 +88,14 @@ class Tpu:
                 jax.ShapeDtypeStruct((q.shape[0], cut.kv_heads, cut.lines_a_row, 1, cut.rows), jnp.float32),
             ],
             scratch=[(cut.rows, LANES), (cut.rows, LANES), (cut.rows, width)],
+            vmem=sizes.vmem,
             name='span_attention_forward',
         )  # fmt: skip
         lse = cut.from_lines(lse)
         return cut.from_heads(out), jnp.where(lse < NOTHING, lse * (1 / LOG2_E), NOTHING)
 
     def _backward(self, q, k, v, span, grad, lse, mean):
-        sizes = self._sizes()
+        sizes = self._sizes().backward
         cut = Cut.of(q, k, sizes)
         # Bytes a key: both gradients in float32, and what is written of them, in two turns.
         pad = lambda x: -(-x.shape[-1] // LANES) * LANES * (4 + 2 * x.dtype.itemsize)
@@ -94,7 +110,8 @@ class Tpu:
         return sum(dq).astype(q.dtype), jnp.concatenate(dk, axis=1), jnp.concatenate(dv, axis=1)
 
     def _backward_part(self, q, k, v, span, grad, lse, mean, dtype):
-        cut = Cut.of(q, k, self._sizes())
+        sizes = self._sizes().backward
+        cut = Cut.of(q, k, sizes)
         span = cut.spans(span)
         low, high = (span[..., i].reshape(span.shape[0], -1, 1, cut.queries) for i in range(2))
         q, k, v = cut.by_head(q, self.scale * LOG2_E), cut.keys_by_head(k), cut.keys_by_head(v)
@@ -113,15 +130,18 @@ class Tpu:
                 jax.ShapeDtypeStruct(v.shape, v.dtype),
             ],
             scratch=[(cut.rows, width), (cut.num_keys, width), (cut.num_keys, value_width)],
+            vmem=sizes.vmem,
             name='span_attention_backward',
         )  # fmt: skip
         dk, dv = (x.transpose(0, 2, 1, 3)[:, : cut.real_keys] for x in (dk, dv))
         return cut.from_heads(dq), dk, dv
 
-    def _sizes(self) -> Sizes:
-        return self.sizes or (Sizes() if self.interpret else SIZES.get(chip(), Sizes()))
+    def _sizes(self) -> Passes:
+        if self.sizes or self.interpret:
+            return Passes(*[self.sizes or Sizes()] * 2)
+        return SIZES.get(chip(), OTHERS)
 
-    def _run(self, kernel, span, arrays, cut, *, in_specs, out_specs, out_shape, scratch, name):
+    def _run(self, kernel, span, arrays, cut, *, in_specs, out_specs, out_shape, scratch, vmem, name):
         """Calls a kernel once for every key head and listed tile."""
         tiles = list_tiles(span, cut.num_keys, (cut.queries, cut.keys))
         grid = pltpu.PrefetchScalarGridSpec(
@@ -132,9 +152,7 @@ class Tpu:
             scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
         )
         # Heads may run on different cores of a chip; a head's tiles stand in order.
-        params = pltpu.CompilerParams(
-            dimension_semantics=('parallel', 'arbitrary'), vmem_limit_bytes=self._sizes().vmem
-        )
+        params = pltpu.CompilerParams(dimension_semantics=('parallel', 'arbitrary'), vmem_limit_bytes=vmem)
         call = pl.pallas_call(
             kernel, grid_spec=grid, out_shape=out_shape, compiler_params=params, interpret=self.interpret, name=name
         )
