@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """TPU pods that are not there: devices to compile for, by the compiler that the extra [plan] installs."""
 
+import importlib.util
 import os
 
 import jax
@@ -20,8 +21,6 @@ def devices(name: str, *, slices: int = 1) -> list[jax.Device]:
     """Returns the chips of a topology ('v5e:2x2', 'v5p:8x8x8', 'tpu7x:2x2x1'): programs compile for them, none runs."""
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    try:
-        found = topologies.get_topology_desc(platform='tpu', topology_name=name, num_slices=slices)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the TPU compiler is missing: pip install -e '.[plan]'") from error
-    return list(found.devices)
+    if importlib.util.find_spec('libtpu') is None:
+        raise ModuleNotFoundError("the TPU compiler is missing: pip install -e '.[plan]'")
+    return list(topologies.get_topology_desc(platform='tpu', topology_name=name, num_slices=slices).devices)

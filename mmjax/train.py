@@ -91,10 +91,10 @@ def train(run: Run, workdir: pathlib.Path) -> int:
         model = abstract(run)
         want = shapes(model, mesh)
         stages = open_stages(run, mesh, want, begun)
-        evaluate.check(run)
         if not stages and (not run.evals or measured_at(workdir) == begun.step):
             log.info(f'{workdir} is done: all {begun.step} steps are trained' + ' and measured' * bool(run.evals))
             return 0
+        evaluate.check(run)
         if begun.step:
             log.info(f'going on from {store.directory / str(begun.step)}, stage {run.stages[begun.stage].name!r}')
         params = store.params(begun.step, want) if begun.step else initial(run, mesh)
