@@ -12,13 +12,13 @@ from mmjax.nn.block import Block
 from mmjax.nn.layers import Norm
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.positions import Learned
-from mmjax.weights.parts import activation, attention, linear, norm, words
-from mmjax.weights.rules import Joined, Matrix, Patch, Same, Vector
+from mmjax.weights.parts import activation, attention, fused_attention, linear, norm, words
+from mmjax.weights.rules import Patch, Same, Vector
 from mmjax.weights.table import Entry, Table
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # An openai/* config.json says that eos is 2, which it is not: those towers pool at the largest id instead.
-_WRONG_EOS = 2
+WRONG_EOS = 2
 
 
 def vision(public: Mapping[str, Any], **ours: Any) -> Vit.Config:
@@ -58,7 +58,7 @@ def clip(public: Mapping[str, Any]) -> Pair.Config:
         width=public.get('projection_dim', 512),
         project_image=True,
         causal=True,
-        pool='largest' if text.get('eos_token_id', 49407) == _WRONG_EOS else 'first',
+        pool='largest' if text.get('eos_token_id', 49407) == WRONG_EOS else 'first',
         pool_id=text.get('eos_token_id', 49407),
     )
 
@@ -97,12 +97,9 @@ def siglip_vision_table(c: Vit.Config) -> Table:
         *norm('norm', 'post_layernorm'),
     ]
     if c.pool:
-        parts = ('q', 'k', 'v')
         entries += [
             Entry('pool/probe', 'head.probe', Vector((1, 1, -1))),
-            Entry(tuple(f'pool/attn/{p}/kernel' for p in parts), 'head.attention.in_proj_weight', Joined(Matrix())),
-            Entry(tuple(f'pool/attn/{p}/bias' for p in parts), 'head.attention.in_proj_bias', Joined(Vector())),
-            *linear('pool/attn/o', 'head.attention.out_proj', inputs=2),
+            *fused_attention('pool/attn', 'head.attention'),
             *norm('pool/norm', 'head.layernorm'),
             *linear('pool/mlp/up', 'head.mlp.fc1'),
             *linear('pool/mlp/down', 'head.mlp.fc2'),

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmjax.nn.positions import Rotary
-from mmjax.weights.rules import Matrix, Vector, Vocabulary
+from mmjax.weights.rules import Joined, Matrix, Vector, Vocabulary
 from mmjax.weights.table import Entry, Layers
 
 
@@ -37,6 +37,19 @@ def attention(
         *linear(f'{ours}/k', f'{public}.{k}', bias=bias, layers=layers),
         *linear(f'{ours}/v', f'{public}.{v}', bias=bias, layers=layers),
         *linear(f'{ours}/o', f'{public}.{o}', bias=out_bias, inputs=2, layers=layers),
+    ]
+
+
+def fused_attention(ours: str, public: str, *, layers: Layers = None) -> list[Entry]:
+    """Names an attention layer of torch's own class: queries, keys and values are one tensor, one after the other."""
+    parts = ('q', 'k', 'v')
+    joined = lambda kind, rule: Entry(
+        tuple(f'{ours}/{part}/{kind[0]}' for part in parts), f'{public}.in_proj_{kind[1]}', Joined(rule), layers
+    )
+    return [
+        joined(('kernel', 'weight'), Matrix()),
+        joined(('bias', 'bias'), Vector()),
+        *linear(f'{ours}/o', f'{public}.out_proj', inputs=2, layers=layers),
     ]
 
 

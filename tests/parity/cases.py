@@ -15,7 +15,7 @@ from mmjax.models.connector import unit
 from mmjax.models.decoder import Decoder
 from mmjax.models.vlm import Vlm
 from mmjax.objectives.contrastive import sigmoid_pairs, softmax_pairs
-from mmjax.weights import clip, fuyu, kosmos2, llava
+from mmjax.weights import clip, fuyu, kosmos2, llava, openai_clip
 from pallas_kernels.span_attention import span_attention
 
 
@@ -86,6 +86,24 @@ def run_siglip(r: Reference) -> Result:
         model,
     )
     return Result({name: outputs[name] for name in r.outputs if name in outputs}, account)
+
+
+def run_openai_clip(r: Reference) -> Result:
+    """Runs the first CLIP code; the heads of its tiny text tower are narrower than published ones."""
+    config = openai_clip.config(r.weights, text_head=8)
+    model, account, _ = load(config.build, openai_clip.table(config), r)
+    pixels = jnp.asarray(r.inputs['image'].transpose(0, 2, 3, 1))
+    tokens = jnp.asarray(r.inputs['text'], jnp.int32)
+
+    def outputs(model: Any) -> dict[str, Any]:
+        images, texts = model.images(pixels), model.texts(tokens)
+        similarity = model.similarity(images, texts)
+        return dict(
+            image_features=images, text_features=texts, logits_per_image=similarity, logits_per_text=similarity.T
+        )
+
+    found = harness.run(outputs, model)
+    return Result({name: found[name] for name in r.outputs}, account)
 
 
 def compared(model: Any, pixels: Any, tokens: Any, length: Any, loss: Callable) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from references import Reference, read_reference, relative_error
 from mmjax.weights import cohere, llama
 
 CASES: dict[str, Callable[[Reference], Result]] = {
+    'CLIP': cases.run_openai_clip,
     'CLIPModel': cases.run_clip,
     'CohereForCausalLM': cases.language_model(cohere),
     'Flamingo': crossed.run_openflamingo,

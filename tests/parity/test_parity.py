@@ -15,6 +15,7 @@ NAMES = [
     'palm_cohere',
     'clip',
     'clip_legacy_eos2',
+    'openai_clip_vit',
     'siglip',
     'llava',
     'shikra_compose',

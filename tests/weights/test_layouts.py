@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from mmjax.weights import clip, cohere, fuyu, idefics, kosmos2, llama, llava, shapes, to_ours, to_public
+from mmjax.weights import clip, cohere, fuyu, idefics, kosmos2, llama, llava, openai_clip, shapes, to_ours, to_public
 
 TEXT = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4, vocab_size=50)
 GROUPED = {**TEXT, 'num_key_value_heads': 2}
@@ -50,6 +50,7 @@ LAYOUTS = {
     'llama, tied': lambda: of(llama, {**GROUPED, 'tie_word_embeddings': True, 'attention_bias': True}),
     'cohere': lambda: of(cohere, GROUPED),
     'clip': lambda: pair(clip.clip, clip.clip_table, PAIR),
+    'openai_clip': lambda: pair(clip.clip, openai_clip.table, PAIR),
     'siglip': lambda: pair(clip.siglip, clip.siglip_table, {**PAIR, 'text_config': {**TEXT, 'projection_size': 12}}),
     **{f'llava, {name}': lambda name=name: of(llava, LLAVA, name) for name in llava.LAYOUTS},
     'kosmos2': lambda: of(kosmos2, KOSMOS2),
@@ -83,6 +84,7 @@ def test_writing_and_reading_undo_each_other(layout):
     [
         ('llama', {'model.layers.2.self_attn.k_proj.weight': (8, 16), 'lm_head.weight': (50, 16)}),
         ('clip', {'vision_model.pre_layrnorm.weight': (12,), 'logit_scale': (), 'text_projection.weight': (6, 16)}),
+        ('openai_clip', {'visual.transformer.resblocks.1.attn.in_proj_weight': (36, 12), 'text_projection': (16, 6)}),
         ('siglip', {'vision_model.head.attention.in_proj_weight': (36, 12), 'logit_bias': (1,)}),
         ('llava, hub', {'language_model.model.norm.weight': (16,), 'multi_modal_projector.linear_1.weight': (16, 12)}),
         ('llava, nested', {'model.language_model.norm.weight': (16,), 'lm_head.weight': (50, 16)}),
@@ -106,3 +108,13 @@ def test_a_layout_of_llava_is_recognised():
         assert llava.layout_of(dict(to_public(table, params))) == name
     with pytest.raises(ValueError, match='not a checkpoint'):
         llava.layout_of({'model.norm.weight': 0})
+
+
+def test_sizes_are_read_off_the_first_clips_tensors():
+    heads = dict(text_config={**TEXT, 'num_attention_heads': 2}, vision_config={**VISION, 'num_attention_heads': 2})
+    public = {**PAIR, **{key: {**PAIR[key], **heads[key]} for key in heads}}
+    public['text_config'] |= dict(intermediate_size=64, eos_token_id=2)
+    public['vision_config'] |= dict(intermediate_size=48)
+    config = clip.clip(public)
+    tensors = dict(to_public(openai_clip.table(config), {p: np.zeros(s) for p, s in shapes(config.build).items()}))
+    assert openai_clip.config(tensors, head=6, text_head=8) == config
