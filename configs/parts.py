@@ -17,7 +17,9 @@ from mmjax.nn.block import Block, GatedBlock
 from mmjax.nn.layers import Norm
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.positions import Rotary, Sinusoidal
-from mmjax.weights import Table, clip, fuyu, llama
+from mmjax.weights import Table, clip, fuyu, llama, qwen
+from mmjax.weights import gpt2 as gpt2_layout
+from mmjax.weights import opt as opt_layout
 
 
 class Size(NamedTuple):
@@ -37,6 +39,23 @@ LLAMA = {
     '7b': dict(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, intermediate_size=11008),
     '13b': dict(hidden_size=5120, num_hidden_layers=40, num_attention_heads=40, intermediate_size=13824),
 }
+OPT = {
+    '125m': dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, ffn_dim=3072),
+    '2.7b': dict(hidden_size=2560, num_hidden_layers=32, num_attention_heads=32, ffn_dim=10240),
+    '6.7b': dict(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, ffn_dim=16384),
+}
+GPT2 = {
+    'small': dict(n_embd=768, n_layer=12, n_head=12),
+    'medium': dict(n_embd=1024, n_layer=24, n_head=16),
+    'large': dict(n_embd=1280, n_layer=36, n_head=20),
+    'xl': dict(n_embd=1600, n_layer=48, n_head=25),
+}
+QWEN2_7B = dict(
+    hidden_size=3584, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, intermediate_size=18944
+)
+QWEN3_8B = dict(
+    hidden_size=4096, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, intermediate_size=12288
+)
 CLIP_L = dict(
     patch_size=14, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
 )  # 303.2 million parameters at 224 pixels
@@ -74,6 +93,26 @@ def vit_22b() -> Vit.Config:
 def vicuna(size: str, vocab: int = 32_000) -> Decoder.Config:
     """LLaMA, whose shape Vicuna has: 6.74 or 13.02 billion parameters."""
     return llama.config({**LLAMA[size], 'vocab_size': vocab})
+
+
+def opt(size: str) -> Decoder.Config:
+    """OPT: 2.65 or 6.66 billion parameters."""
+    return opt_layout.config(OPT[size])
+
+
+def gpt2(size: str = 'small') -> Decoder.Config:
+    """GPT-2: 124, 355, 774 million or 1.56 billion parameters."""
+    return gpt2_layout.config(GPT2[size])
+
+
+def qwen2() -> Decoder.Config:
+    """Qwen2-7B, 7.62 billion parameters."""
+    return qwen.qwen2({**QWEN2_7B, 'vocab_size': 152_064, 'rope_theta': 1e6})
+
+
+def qwen3() -> Decoder.Config:
+    """Qwen3-8B, 8.19 billion parameters."""
+    return qwen.qwen3({**QWEN3_8B, 'rope_theta': 1e6})
 
 
 def persimmon() -> Decoder.Config:

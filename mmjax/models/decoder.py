@@ -93,6 +93,12 @@ class Decoder(nnx.Module):
         # Rounded to the table's type first: that is how models with scaled embeddings were trained.
         return x if self.embed_scale == 1 else x * jnp.asarray(self.embed_scale, x.dtype)
 
+    def enter(self, x: Float[Array, 'B L D'], position: Int[Array, 'B L']) -> Float[Array, 'B L D']:
+        """Returns what the first block gets: everything scaled, with the positions that are added."""
+        if self.input_scale != 1:
+            x = x * jnp.asarray(self.input_scale, x.dtype)
+        return x if self.position is None else x + self.position(position).astype(x.dtype)
+
     def __call__(
         self,
         x: Float[Array, 'B L D'],
@@ -157,10 +163,7 @@ class Decoder(nnx.Module):
     def _fold(
         self, x, span, position, *, text=None, write=None, kept=None, media=None, media_span=None
     ) -> tuple[Array, KeyValue | None]:
-        if self.input_scale != 1:
-            x = x * jnp.asarray(self.input_scale, x.dtype)
-        if self.position is not None:
-            x = x + self.position(position).astype(x.dtype)
+        x = self.enter(x, position)
         turn = self.rotary(position) if self.rotary is not None else None
         place = None if write is None else write[:, None] + jnp.arange(x.shape[1])
 

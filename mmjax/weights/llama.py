@@ -64,12 +64,14 @@ def table(c: Decoder.Config, body: str = 'model.', head: str = 'lm_head') -> Tab
 
 
 def blocks(c: Decoder.Config, key: str) -> list:
-    """Names the decoder's blocks; `key` holds `{layer}`."""
+    """Names the decoder's blocks, with norms of queries and keys where it has them; `key` holds `{layer}`."""
     layers, attn = range(c.depth), c.block.attn
     mlp_bias = c.block.mlp.bias
+    qk_norm = [(f'blocks/attn/{p}_norm', f'{key}.self_attn.{p}_norm') for p in 'qk'] if attn.qk_norm else []
     return [
         *norm('blocks/attn_norm', f'{key}.input_layernorm', bias=False, layers=layers),
         *attention('blocks/attn', f'{key}.self_attn', bias=attn.q_bias, out_bias=attn.o_bias, layers=layers),
+        *(entry for names in qk_norm for entry in norm(*names, bias=False, layers=layers)),
         *norm('blocks/mlp_norm', f'{key}.post_attention_layernorm', bias=False, layers=layers),
         *linear('blocks/mlp/gate', f'{key}.mlp.gate_proj', bias=mlp_bias, layers=layers),
         *linear('blocks/mlp/up', f'{key}.mlp.up_proj', bias=mlp_bias, layers=layers),

@@ -63,6 +63,19 @@ class Matrix:
 
 
 @dataclasses.dataclass(frozen=True)
+class Transposed:
+    """One public matrix that is stored [in, out]; its transpose follows `rule`."""
+
+    rule: Rule
+
+    def read(self, public: list[np.ndarray], shapes: list[Shape]) -> list[np.ndarray]:
+        return self.rule.read([public[0].T], shapes)
+
+    def write(self, ours: list[np.ndarray]) -> list[np.ndarray]:
+        return [self.rule.write(ours)[0].T]
+
+
+@dataclasses.dataclass(frozen=True)
 class Patch:
     """The convolution that cuts patches: public [D, channel, row, column], ours [row column channel, D]."""
 

@@ -7,6 +7,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from configs import args, parts
 from mmjax import optim, sharding
@@ -84,6 +85,30 @@ def test_published_sizes_have_the_published_parameters(spec):
         stage.optimizer.build(paths, stage.steps)
     optim.require_match(run.fresh, paths, 'fresh')
     assert run.layout.max_tokens > 0 and not run.evals
+
+
+@pytest.mark.parametrize(
+    'config, millions',
+    [
+        (parts.opt('125m'), 125.2),
+        (parts.opt('2.7b'), 2651.6),
+        (parts.opt('6.7b'), 6658.5),
+        (parts.gpt2('small'), 124.4),
+        (parts.gpt2('medium'), 354.8),
+        (parts.gpt2('large'), 774.0),
+        (parts.gpt2('xl'), 1557.6),
+        (parts.qwen2(), 7615.6),
+        (parts.qwen3(), 8190.7),
+        (parts.persimmon(), 9397.2),
+        (parts.vicuna('7b'), 6738.4),
+        (parts.vicuna('13b'), 13015.9),
+    ],
+)
+def test_language_models_have_the_published_parameters(config, millions):
+    """Rows that pad the vocabulary are no parameters of the published model."""
+    published = dataclasses.replace(config, vocab_multiple=1)
+    ours = sum(w.size for w in flatten(jax.eval_shape(lambda: published.build(rngs=nnx.Rngs(0)))).values())
+    assert ours == pytest.approx(millions * M, rel=5e-4)
 
 
 def test_systems_with_public_weights_are_those_of_the_weight_tables():

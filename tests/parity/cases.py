@@ -15,17 +15,19 @@ from mmjax.models.connector import unit
 from mmjax.models.decoder import Decoder
 from mmjax.models.vlm import Vlm
 from mmjax.objectives.contrastive import sigmoid_pairs, softmax_pairs
-from mmjax.weights import clip, fuyu, kosmos2, llava, openai_clip
+from mmjax.weights import Table, clip, fuyu, kosmos2, llava, openai_clip
 from pallas_kernels.span_attention import span_attention
 
 
-def language_model(layout: Any) -> Callable[[Reference], Result]:
-    """Returns the case of a plain language model; `layout` is its module in mmjax.weights."""
+def language_model(
+    config_of: Callable[[dict[str, Any]], Decoder.Config], table: Callable[[Decoder.Config], Table]
+) -> Callable[[Reference], Result]:
+    """Returns the case of a plain language model, by its layout's two functions in mmjax.weights."""
 
     def run(r: Reference) -> Result:
-        decoder = layout.config(r.config)
+        decoder = config_of(r.config)
         config = Vlm.Config(decoder=decoder)
-        model, account, params = load(config.build, layout.table(decoder).under('decoder/', ''), r)
+        model, account, params = load(config.build, table(decoder).under('decoder/', ''), r)
         mask = r.inputs.get('attention_mask')
         batch = text_batch(r.inputs['input_ids'], mask)
         outputs = score(model, batch, r.inputs.get('labels'))
@@ -43,7 +45,8 @@ def hidden(c: Decoder.Config, params: dict[str, Any], batch: Any, layer: int) ->
     kept = {path: a for path, a in params.items() if not path.startswith('decoder/norm/')}
     kept = {path: a[: max(layer, 1)] if '/blocks/' in path else a for path, a in kept.items()}
     part = harness.merge(Vlm.Config(decoder=dataclasses.replace(c, depth=max(layer, 1), norm=None)).build, kept)
-    return harness.run(lambda m: m(batch) if layer else m.decoder.embed_tokens(batch.tokens), part)
+    enter = lambda m: m.decoder.enter(m.decoder.embed_tokens(batch.tokens), batch.position)
+    return harness.run(lambda m: m(batch) if layer else enter(m), part)
 
 
 def masked(r: Reference, mask: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -25,21 +25,26 @@ import jax
 from harness import Result
 from references import Reference, read_reference, relative_error
 
-from mmjax.weights import cohere, llama
+from mmjax.weights import cohere, fuyu, gpt2, llama, opt, qwen
 
 CASES: dict[str, Callable[[Reference], Result]] = {
     'CLIP': cases.run_openai_clip,
     'CLIPModel': cases.run_clip,
-    'CohereForCausalLM': cases.language_model(cohere),
+    'CohereForCausalLM': cases.language_model(cohere.config, cohere.table),
     'Flamingo': crossed.run_openflamingo,
     'FuyuForCausalLM': cases.run_fuyu,
+    'GPT2LMHeadModel': cases.language_model(gpt2.config, gpt2.table),
     'GatedCrossAttentionBlock': crossed.run_gated_block,
     'IdeficsForVisionText2Text': crossed.run_idefics,
     'Kosmos2ForConditionalGeneration': cases.run_kosmos2,
-    'LlamaForCausalLM': cases.language_model(llama),
+    'LlamaForCausalLM': cases.language_model(llama.config, llama.table),
     'LlavaForConditionalGeneration': cases.run_llava,
+    'OPTForCausalLM': cases.language_model(opt.config, opt.table),
     'PaLME': composed.searched(composed.run_palme),
     'PerceiverResampler': crossed.run_resampler,
+    'PersimmonForCausalLM': cases.language_model(fuyu.decoder, fuyu.decoder_table),
+    'Qwen2ForCausalLM': cases.language_model(qwen.qwen2, qwen.table),
+    'Qwen3ForCausalLM': cases.language_model(qwen.qwen3, qwen.table),
     'Shikra': composed.searched(composed.run_shikra),
     'SiglipModel': cases.run_siglip,
 }

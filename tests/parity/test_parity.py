@@ -13,6 +13,11 @@ FOLDER = pathlib.Path(os.environ.get('MMJAX_PARITY', pathlib.Path(__file__).reso
 NAMES = [
     'llama',
     'palm_cohere',
+    'qwen2',
+    'qwen3',
+    'opt',
+    'gpt2',
+    'persimmon',
     'clip',
     'clip_legacy_eos2',
     'openai_clip_vit',

@@ -4,7 +4,22 @@
 import numpy as np
 import pytest
 
-from mmjax.weights import clip, cohere, fuyu, idefics, kosmos2, llama, llava, openai_clip, shapes, to_ours, to_public
+from mmjax.weights import (
+    clip,
+    cohere,
+    fuyu,
+    gpt2,
+    idefics,
+    kosmos2,
+    llama,
+    llava,
+    openai_clip,
+    opt,
+    qwen,
+    shapes,
+    to_ours,
+    to_public,
+)
 
 TEXT = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4, vocab_size=50)
 GROUPED = {**TEXT, 'num_key_value_heads': 2}
@@ -48,6 +63,10 @@ def pair(config, table, public):
 LAYOUTS = {
     'llama': lambda: of(llama, GROUPED),
     'llama, tied': lambda: of(llama, {**GROUPED, 'tie_word_embeddings': True, 'attention_bias': True}),
+    'qwen2': lambda: pair(qwen.qwen2, qwen.table, GROUPED),
+    'qwen3': lambda: pair(qwen.qwen3, qwen.table, GROUPED),
+    'opt': lambda: of(opt, {**TEXT, 'ffn_dim': 24, 'max_position_embeddings': 9}),
+    'gpt2': lambda: of(gpt2, dict(n_embd=16, n_layer=3, n_head=4, n_positions=9, vocab_size=50)),
     'cohere': lambda: of(cohere, GROUPED),
     'clip': lambda: pair(clip.clip, clip.clip_table, PAIR),
     'openai_clip': lambda: pair(clip.clip, openai_clip.table, PAIR),
@@ -83,6 +102,17 @@ def test_writing_and_reading_undo_each_other(layout):
     'layout, names',
     [
         ('llama', {'model.layers.2.self_attn.k_proj.weight': (8, 16), 'lm_head.weight': (50, 16)}),
+        (
+            'qwen2',
+            {
+                'model.layers.1.self_attn.k_proj.bias': (8,),
+                'model.layers.1.self_attn.o_proj.bias': None,
+                'model.layers.1.self_attn.q_norm.weight': None,
+            },
+        ),
+        ('qwen3', {'model.layers.1.self_attn.q_norm.weight': (128,), 'model.layers.1.self_attn.k_proj.bias': None}),
+        ('opt', {'model.decoder.embed_positions.weight': (11, 16), 'model.decoder.layers.0.fc1.bias': (24,)}),
+        ('gpt2', {'transformer.h.0.attn.c_attn.weight': (16, 48), 'transformer.h.2.mlp.c_fc.weight': (16, 64)}),
         ('clip', {'vision_model.pre_layrnorm.weight': (12,), 'logit_scale': (), 'text_projection.weight': (6, 16)}),
         ('openai_clip', {'visual.transformer.resblocks.1.attn.in_proj_weight': (36, 12), 'text_projection': (16, 6)}),
         ('siglip', {'vision_model.head.attention.in_proj_weight': (36, 12), 'logit_bias': (1,)}),
@@ -118,3 +148,18 @@ def test_sizes_are_read_off_the_first_clips_tensors():
     config = clip.clip(public)
     tensors = dict(to_public(openai_clip.table(config), {p: np.zeros(s) for p, s in shapes(config.build).items()}))
     assert openai_clip.config(tensors, head=6, text_head=8) == config
+
+
+@pytest.mark.parametrize(
+    'config, public, message',
+    [
+        (opt.config, dict(do_layer_norm_before=False), 'do_layer_norm_before=False'),
+        (opt.config, dict(word_embed_proj_dim=512), 'word_embed_proj_dim=512 for a width of 768'),
+        (gpt2.config, dict(scale_attn_by_inverse_layer_idx=True), 'scale_attn_by_inverse_layer_idx=True'),
+        (qwen.qwen2, dict(use_sliding_window=True), 'use_sliding_window'),
+        (cohere.config, dict(use_qk_norm=True), 'use_qk_norm'),
+    ],
+)
+def test_what_is_not_implemented_is_refused(config, public, message):
+    with pytest.raises(ValueError, match=message):
+        config(public)
