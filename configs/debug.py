@@ -15,6 +15,7 @@ from mmjax.data.tokenizer import Bytes
 from mmjax.models.connector import AttentionPool
 from mmjax.models.decoder import Decoder
 from mmjax.models.fusion import CrossAttention
+from mmjax.models.gated import GatedConnector
 from mmjax.models.patches import Patches
 from mmjax.models.resampler import Resampler
 from mmjax.models.vision import Vit
@@ -28,6 +29,7 @@ FEWER: dict[type, Callable[[Any], dict[str, Any]]] = {
     Vlm.Config: lambda c: dict(frames=min(c.frames, 2)),
     Vit.Config: lambda c: dict(size=(32, 32), patch=8, width=32, depth=2),
     Patches.Config: lambda c: dict(patch=8, grid=(4, 4)),
+    GatedConnector.Config: lambda c: dict(hidden=2 * WIDTH),
     Resampler.Config: lambda c: dict(queries=4, depth=2),
     AttentionPool.Config: lambda c: dict(queries=4),
     CrossAttention.Config: lambda c: dict(every=min(c.every, 2)),

@@ -28,6 +28,7 @@ class Batch(NamedTuple):
     pixels: np.ndarray | None = None  # [B, M, T, height, width, 3] uint8
     media_size: np.ndarray | None = None  # [B, M, 3]    frames, patch rows, patch columns; 0 where there is no medium
     states: np.ndarray | None = None  # [B, S, width] f32
+    expert: np.ndarray | None = None  # [B, L]       1 where a block's second set of weights reads the token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,3 +45,5 @@ class MediaSpec:
     in_sequence: bool = True  # media stand among the text (splice); False: text looks at them (cross-attention)
     varying: bool = False  # pictures keep their aspect, so that sizes differ
     state_width: int = 0  # length of a State vector; 0: the model reads none
+    ends: int = 0  # tokens at either end of a medium that stand for none of its features
+    experts: bool = False  # media tokens are read by weights of their own: the batch says which

@@ -36,6 +36,10 @@ class _Check:
         self.values(b.tokens, (b.tokens >= 0) & (b.tokens < vocab), f'tokens: {{}} is no id of a vocabulary of {vocab}',
                     'build the decoder as wide as the tokenizer')  # fmt: skip
         self.values(b.weight, np.isfinite(b.weight) & (b.weight >= 0), 'weight: {}', 'loss weights are 0 or more')
+        if b.expert is not None:
+            self.values(
+                b.expert, (b.expert == 0) | (b.expert == 1), 'expert: {}', 'there are two sets of weights, 0 and 1'
+            )
         self.values(b.position, b.position >= 0, 'position: {}', 'positions count from 0 in each document')
         self.spans()
         self.media(spec)
@@ -58,6 +62,7 @@ class _Check:
             'pixels': (rows, media, spec.frames, spec.height, spec.width, 3),
             'media_size': (rows, media, 3),
             'states': (rows, states, spec.state_width),
+            'expert': (rows, length),
         }
         for name, array in b._asdict().items():
             if array is None:

@@ -192,12 +192,7 @@ class Layout:
         return span
 
     def _position(self, length: int, places: np.ndarray) -> np.ndarray:
-        step = np.ones(length, np.int32)
-        step[:1] = 0
-        if self.config.image.one_position:
-            for start, end in places:
-                step[start + 1 : end] = 0
-        return np.cumsum(step, dtype=np.int32)
+        return masks.positions(length, places, self.spec.ends, shared=self.config.image.one_position)
 
     def _media_span(self, length: int, places: np.ndarray, counts: np.ndarray) -> np.ndarray:
         looked_at = places[:0, 0] if self.spec.in_sequence else places[:, 0]

@@ -54,6 +54,31 @@ def two_way_prompt(span: np.ndarray, end: int) -> np.ndarray:
     return span
 
 
+def positions(length: int, pictures: np.ndarray, ends: int, *, shared: bool) -> np.ndarray:
+    """Returns the positions [length] of tokens; `shared`: the places of a picture but `ends` on either side have one.
+
+    t b i i i e t      b and e are the ends, ends = 1
+    0 1 2 2 2 3 4
+    """
+    step = np.ones(length, np.int32)
+    step[:1] = 0
+    for start, end in pictures if shared else ():
+        step[start + 1 + ends : end - ends] = 0
+    return np.cumsum(step, dtype=np.int32)
+
+
+def experts(slot: np.ndarray) -> np.ndarray:
+    """Returns 1 for the tokens [length] that an expert of media reads: those of media whose successor is one too.
+
+    So the last token of a picture is read by the weights of words, which go on from there (CogVLM).
+
+      slot    - 0 1 2 3 - -
+      expert  . 1 1 1 . . .
+    """
+    there = slot >= 0
+    return np.append(there[:-1] & there[1:], np.zeros(len(slot[:1]), bool)).astype(np.int32)
+
+
 def media(length: int, places: np.ndarray, counts: np.ndarray, per_medium: int, sees: str) -> np.ndarray:
     """Returns the media tokens [length, 2] that each token looks at through cross-attention.
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmjax.batch import Batch, MediaSpec
+from mmjax.data import masks
 from mmjax.data.laid import Laid, Shape
 from mmjax.document import BadDocument, Image, Video
 
@@ -69,6 +70,7 @@ def _empty(shape: Shape, spec: MediaSpec, documents: Sequence[Laid], pad: int) -
         pixels=np.zeros((media, spec.frames, spec.height, spec.width, 3), np.uint8) if media else None,
         media_size=np.zeros((media, 3), np.int32) if media else None,
         states=np.zeros((shape.states, spec.state_width), np.float32) if shape.states else None,
+        expert=np.zeros(n, np.int32) if media and spec.experts else None,
     )
 
 
@@ -80,6 +82,8 @@ def _place(row: Batch, d: Laid, there: slice, medium: int, state: int, shape: Sh
     if row.slot is not None:
         states = shape.media * spec.tokens + state - 2 - d.slot
         row.slot[there] = np.where(d.slot >= 0, d.slot + first, np.where(d.slot < -1, states, -1))
+    if row.expert is not None:
+        row.expert[there] = masks.experts(d.slot)
     if row.media_span is not None:
         seen = d.media_span[:, :1] < d.media_span[:, 1:]
         row.media_span[there] = np.where(seen, d.media_span + first, 0)

@@ -29,7 +29,7 @@ class ImageFormat:
     after: str = ''
     row_end: str = ''
     two_way: bool = False  # the tokens of one picture see each other
-    one_position: bool = False  # and have one position together
+    one_position: bool = False  # and have one position together; what the model puts at their ends has its own
 
     def special_tokens(self) -> tuple[str, ...]:
         """Returns the special tokens that this format writes."""
@@ -118,6 +118,17 @@ def shikra() -> Format:
     """Vicuna's turns, pictures between <im_start> and <im_end>."""
     image = ImageFormat(placeholder='<im_patch>', before='<im_start>', after='<im_end>')
     return Format(image=image, text=vicuna().text)
+
+
+def cogvlm(placeholder: str = '<unk>', start: str = '<s>', end: str = '</s>') -> Format:
+    """<s> [picture]Question: words Answer: words</s>Question: ...; the model adds what stands around pictures."""
+    text = TextFormat(
+        start=start,
+        user=Turn(before='Question: ', after=' '),
+        assistant=Turn(before='Answer:', lead=' ', after=end, weight=1.0),
+        end=end,
+    )
+    return Format(image=ImageFormat(placeholder=placeholder, one_position=True), text=text)
 
 
 def fuyu() -> Format:

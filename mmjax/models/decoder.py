@@ -107,9 +107,13 @@ class Decoder(nnx.Module):
         *,
         media: Float[Array, 'B T E'] | None = None,
         media_span: Int[Array, 'B L 2'] | None = None,
+        expert: Int[Array, 'B L'] | None = None,
     ) -> Float[Array, 'B L D']:
-        """Returns the hidden states after the last norm; media are for cross-attention blocks only."""
-        return self._fold(x, span, position, media=media, media_span=media_span)[0]
+        """Returns the hidden states after the last norm; media are for cross-attention blocks only.
+
+        `expert` names the tokens that the blocks' second set of weights reads, where they have one.
+        """
+        return self._fold(x, span, position, media=media, media_span=media_span, expert=expert)[0]
 
     def logits(self, hidden: Float[Array, 'B L D']) -> Float[Array, 'B L V']:
         """Returns float32 scores of the next token; those of the vocabulary's padding are -inf."""
@@ -134,6 +138,7 @@ class Decoder(nnx.Module):
         *,
         media: Float[Array, 'B T E'] | None = None,
         media_span: Int[Array, 'B L 2'] | None = None,
+        expert: Int[Array, 'B L'] | None = None,
     ) -> tuple[Float[Array, 'B L D'], Cache]:
         """Reads a prompt: returns what __call__ does, and the cache with places 0..L-1 written, media too."""
         kept = None
@@ -141,7 +146,7 @@ class Decoder(nnx.Module):
             # Computed here for all inserted blocks, so that a step reads them and never sees the media again.
             kept = jax.lax.scan(lambda _, block: (None, block.keys_values(media)), None, self.xattn)[1]
             kept = jax.tree.map(lambda x: x.astype(cache.text.k.dtype), kept)
-        hidden, text = self._fold(x, span, position, text=cache.text, kept=kept, media_span=media_span)
+        hidden, text = self._fold(x, span, position, text=cache.text, kept=kept, media_span=media_span, expert=expert)
         return hidden, Cache(text, kept)
 
     def step(
@@ -161,7 +166,7 @@ class Decoder(nnx.Module):
         return hidden, Cache(text, cache.media)
 
     def _fold(
-        self, x, span, position, *, text=None, write=None, kept=None, media=None, media_span=None
+        self, x, span, position, *, text=None, write=None, kept=None, media=None, media_span=None, expert=None
     ) -> tuple[Array, KeyValue | None]:
         x = self.enter(x, position)
         turn = self.rotary(position) if self.rotary is not None else None
@@ -170,7 +175,7 @@ class Decoder(nnx.Module):
         def body(carry, block, layer):
             x, text = carry
             remember = None if text is None else lambda fresh: recall(text, fresh, layer, write)
-            return block(x, span, turn, remember=remember, place=place)
+            return block(x, span, turn, remember=remember, place=place, expert=expert)
 
         def cross(carry, inserted):
             block, kv = inserted

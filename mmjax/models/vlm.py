@@ -16,6 +16,7 @@ from mmjax.batch import Batch, MediaSpec
 from mmjax.models import connector
 from mmjax.models.decoder import Cache, Decoder
 from mmjax.models.fusion import CrossAttention, Splice, splice
+from mmjax.models.gated import GatedConnector
 from mmjax.models.patches import Patches
 from mmjax.models.resampler import Resampler
 from mmjax.models.state import StateVector
@@ -23,7 +24,13 @@ from mmjax.models.vision import Vit
 from mmjax.sharding import reshape_rows
 
 Encoder = Vit.Config | Patches.Config
-Connector = connector.Linear.Config | connector.Mlp.Config | connector.AttentionPool.Config | Resampler.Config
+Connector = (
+    connector.Linear.Config
+    | connector.Mlp.Config
+    | connector.AttentionPool.Config
+    | Resampler.Config
+    | GatedConnector.Config
+)
 
 
 class Vlm(nnx.Module):
@@ -55,6 +62,8 @@ class Vlm(nnx.Module):
                 in_sequence=in_sequence,
                 varying=self.varying,
                 state_width=state_width,
+                ends=getattr(self.connector, 'ends', 0),
+                experts=self.decoder.block.expert is not None,
             )
 
         def token_grid(self, frames: int, patch_rows: int, patch_columns: int) -> tuple[int, int]:
@@ -90,6 +99,11 @@ class Vlm(nnx.Module):
         if isinstance(c.connector, Resampler.Config) and c.connector.order:
             raise ValueError(
                 "Resampler.Config.order numbers a document's media, which packed rows do not carry: set it to 0"
+            )
+        if c.decoder.block.expert and isinstance(c.fusion, CrossAttention.Config):
+            raise ValueError(
+                'Block.Config.expert reads media that stand among the words, and cross-attention puts none there: '
+                'set Vlm.Config.fusion to Splice or expert to None'
             )
         self.extra_features = c.extra_features
         crossing = c.fusion if isinstance(c.fusion, CrossAttention.Config) else None
@@ -134,7 +148,7 @@ class Vlm(nnx.Module):
     def __call__(self, batch: Batch) -> Float[Array, 'B L D']:
         """Returns the hidden states after the last norm."""
         x, media, media_span = self._fused(batch)
-        return self.decoder(x, batch.span, batch.position, media=media, media_span=media_span)
+        return self.decoder(x, batch.span, batch.position, media=media, media_span=media_span, expert=batch.expert)
 
     def logits(self, hidden: Float[Array, 'B L D']) -> Float[Array, 'B L V']:
         """Returns float32 scores of the next token; those of the vocabulary's padding are -inf."""
@@ -147,7 +161,9 @@ class Vlm(nnx.Module):
     def prefill(self, batch: Batch, cache: Cache) -> tuple[Float[Array, 'B L D'], Cache]:
         """Reads prompts: returns what __call__ does, and the cache with places 0..L-1 of every row written."""
         x, media, media_span = self._fused(batch)
-        return self.decoder.prefill(x, batch.span, batch.position, cache, media=media, media_span=media_span)
+        return self.decoder.prefill(
+            x, batch.span, batch.position, cache, media=media, media_span=media_span, expert=batch.expert
+        )
 
     def step(
         self,

@@ -80,12 +80,28 @@ class Attention(nnx.Module):
 
         `place` says which key is the query's own, for the window; None: query l is key l.
         """
+        return self.out(self.collect(self.queries(x, turn), kv, span, place))
+
+    def queries(self, x: Float[Array, 'B L D'], turn: Turn | None = None) -> Float[Array, 'B L N H']:
+        """Returns the queries, normed and turned."""
         q = self.q(x)
-        q = rotate(q if self.q_norm is None else self.q_norm(q), turn, key=False)
+        return rotate(q if self.q_norm is None else self.q_norm(q), turn, key=False)
+
+    def collect(
+        self,
+        q: Float[Array, 'B L N H'],
+        kv: KeyValue,
+        span: Int[Array, 'B L 2'],
+        place: Int[Array, 'B L'] | None = None,
+    ) -> Float[Array, 'B L N H']:
+        """Returns the values that each query collects, head by head."""
         if self.window is not None:
-            own = jnp.arange(x.shape[1]) if place is None else place
+            own = jnp.arange(q.shape[1]) if place is None else place
             span = jnp.stack([jnp.maximum(span[..., 0], own + 1 - self.window), span[..., 1]], axis=-1)
-        y = attend(q, kv, span, scale=self.scale, soft_cap=self.soft_cap)
+        return attend(q, kv, span, scale=self.scale, soft_cap=self.soft_cap)
+
+    def out(self, y: Float[Array, 'B L N H']) -> Float[Array, 'B L D']:
+        """Returns what was collected, mapped back to the width."""
         return self.o(y if self.inner_norm is None else self.inner_norm(y))
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from mmjax.nn.attention import Attention
 from mmjax.nn.cache import KeyValue
+from mmjax.nn.expert import Expert, choose
 from mmjax.nn.layers import Norm, parameter
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.positions import Turn
@@ -39,6 +40,7 @@ class Block(nnx.Module):
         post_norm: Norm.Config | None = None  # of each branch's output, before the sum
         parallel: bool = False  # x + attn(norm x) + mlp(norm x)
         shared_norm: bool = True  # parallel: one norm for both branches
+        expert: Expert.Config | None = None  # a second set of weights, for the tokens that the batch names
         out_scale: float = 1.0  # of the initial deviation of both output kernels, e.g. (2 * depth) ** -0.5
 
         def build(self, width: int, *, rngs: nnx.Rngs) -> 'Block':
@@ -54,6 +56,7 @@ class Block(nnx.Module):
         self.mlp_norm = None if self.shared_norm else _build(c.norm, width, rngs)
         self.mlp = c.mlp.build(width, out_scale=c.out_scale, rngs=rngs)
         self.mlp_post_norm = _build(c.post_norm, width, rngs)
+        self.expert = c.expert.build(width, c.attn, out_scale=c.out_scale, rngs=rngs) if c.expert else None
 
     def __call__(
         self,
@@ -63,18 +66,26 @@ class Block(nnx.Module):
         *,
         remember: Remember | None = None,
         place: Int[Array, 'B L'] | None = None,
+        expert: Int[Array, 'B L'] | None = None,
     ) -> tuple[Float[Array, 'B L D'], Any]:
-        """Returns the block's output and what `remember` kept of its keys and values (None without)."""
+        """Returns the block's output and what `remember` kept of its keys and values (None without).
+
+        `expert` is 1 for the tokens of the second set of weights; None: there are none among these.
+        """
+        own = self.expert if expert is not None else None
+        either = lambda part, other: part if own is None else choose(expert, part, other(own))
         h = _apply(self.attn_norm, x)
-        kv, kept = self.attn.keys_values(h, turn), None
+        kv, kept = either(self.attn.keys_values(h, turn), lambda e: e.attn.keys_values(h, turn)), None
         if remember is not None:
             kv, kept = remember(kv)
-        y = x + _apply(self.attn_post_norm, self.attn(h, kv, span, turn, place))
+        q = either(self.attn.queries(h, turn), lambda e: e.attn.queries(h, turn))
+        y = self.attn.collect(q, kv, span, place)
+        y = x + _apply(self.attn_post_norm, either(self.attn.out(y), lambda e: e.attn.out(y)))
         if not self.parallel:
             h = _apply(self.mlp_norm, y)
         elif not self.shared_norm:
             h = _apply(self.mlp_norm, x)
-        return y + _apply(self.mlp_post_norm, self.mlp(h)), kept
+        return y + _apply(self.mlp_post_norm, either(self.mlp(h), lambda e: e.mlp(h))), kept
 
 
 class GatedBlock(nnx.Module):

@@ -40,15 +40,18 @@ def attention(
     ]
 
 
+def fused(ours: str, public: str, *, bias: bool = False, dot: str = '.', layers: Layers = None) -> list[Entry]:
+    """Names queries, keys and values that are one Linear, one after the other; `dot` stands before weight and bias."""
+    parts = ('q', 'k', 'v')
+    entries = [Entry(tuple(f'{ours}/{p}/kernel' for p in parts), f'{public}{dot}weight', Joined(Matrix()), layers)]
+    biases = Entry(tuple(f'{ours}/{p}/bias' for p in parts), f'{public}{dot}bias', Joined(Vector()), layers)
+    return entries + ([biases] if bias else [])
+
+
 def fused_attention(ours: str, public: str, *, layers: Layers = None) -> list[Entry]:
     """Names an attention layer of torch's own class: queries, keys and values are one tensor, one after the other."""
-    parts = ('q', 'k', 'v')
-    joined = lambda kind, rule: Entry(
-        tuple(f'{ours}/{part}/{kind[0]}' for part in parts), f'{public}.in_proj_{kind[1]}', Joined(rule), layers
-    )
     return [
-        joined(('kernel', 'weight'), Matrix()),
-        joined(('bias', 'bias'), Vector()),
+        *fused(ours, f'{public}.in_proj', bias=True, dot='_', layers=layers),
         *linear(f'{ours}/o', f'{public}.out_proj', inputs=2, layers=layers),
     ]
 

@@ -148,3 +148,16 @@ class JoinedByHead:
         rest = parts[0].shape[1:]
         split = np.stack([part.reshape(self.heads, -1, *rest) for part in parts], axis=1)
         return [split.reshape(-1, *rest)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Public tensors of shape `public`, each of which is one row of ours."""
+
+    public: Shape = (-1,)
+
+    def read(self, public: list[np.ndarray], shapes: list[Shape]) -> list[np.ndarray]:
+        return [np.stack([row.reshape(shapes[0][1:]) for row in public])]
+
+    def write(self, ours: list[np.ndarray]) -> list[np.ndarray]:
+        return [row.reshape(self.public) for row in ours[0]]

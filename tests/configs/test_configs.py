@@ -56,6 +56,8 @@ COUNTS = {
     'shikra.py:7b': ((6738.4 + 303.2 + 4.2) * M, {}),
     'shikra.py:13b': ((13015.9 + 303.2 + 5.2) * M, {}),
     'fuyu.py:8b': (9408.2 * M, {}),
+    'cogvlm.py:17b': ((6738.4 + 6476 + 4279 + 142.6) * M, {}),
+    'cogvlm.py:19b': ((8030.3 + 6979 + 4279 + 196.4) * M, {}),  # LLaMA-3, expert, tower, connector
     'palm_e.py:12b': ((8630 + 3926) * M, {'pooling and classes of ViT-e': 120.6 * M}),
     'palm_e.py:84b': ((62500 + 21743) * M, {}),
     'palm_e.py:562b': ((540350 + 21743) * M, {}),

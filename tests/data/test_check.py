@@ -11,7 +11,7 @@ from mmjax.data.pipeline import finite
 from mmjax.data.tokenizer import Bytes
 from mmjax.document import Document, Image, State, Text
 
-SPEC = MediaSpec(height=4, width=4, patch=2, tokens=2, grid=lambda f, r, c: (1, 2), state_width=3)
+SPEC = MediaSpec(height=4, width=4, patch=2, tokens=2, grid=lambda f, r, c: (1, 2), state_width=3, experts=True)
 CROSS = dataclasses.replace(SPEC, in_sequence=False, state_width=0)
 PIECES = [Text('ab'), Image(np.ones((4, 4, 3), np.uint8)), Text('c'), State(np.ones(3)), Text('d')]
 
@@ -39,6 +39,7 @@ def test_good_batches():
         ('tokens', (0, 1), 300, 'documents x, y.*: tokens: 300 is no id of a vocabulary of 258'),
         ('weight', (0, 2), np.nan, 'weight: nan'),
         ('position', (0, 3), -1, 'position: -1'),
+        ('expert', (0, 3), 2, 'expert: 2'),
         ('span', (0, 4), (0, 21), r'span \[0, 21\] of a row; it holds 20'),
         ('span', (0, 4), (0, 4), 'leaves out the token itself'),
         ('weight', (0, 19), 1, 'where nothing is seen'),

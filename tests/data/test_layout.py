@@ -71,6 +71,17 @@ def test_two_way_pictures_one_position_and_signs():
     assert draw(laid.span, 7) == ['1......', '11.....', '11111..', '11111..', '11111..', '111111.', '1111111']
 
 
+def test_experts_and_ends_of_a_picture():
+    spec = dataclasses.replace(SPEC, tokens=4, grid=lambda frames, rows, columns: (1, 4), ends=1, experts=True)
+    layout = build(spec, image=ImageFormat(one_position=True), max_tokens=14, max_media=2)
+    laid = [part for key in 'xy' for part in layout(Document([PICTURE, Text('ab')], key=key))]
+    ((batch, _),) = finite(laid, layout, 1)
+    check(batch, layout.tokenizer.size, spec)
+    assert batch.position[0].tolist() == [0, 1, 1, 2, 3, 4] * 2 + [0, 0]
+    assert batch.expert[0].tolist() == [1, 1, 1, 0, 0, 0] * 2 + [0, 0]
+    assert batch.slot[0].tolist() == [0, 1, 2, 3, -1, -1, 4, 5, 6, 7, -1, -1, -1, -1]
+
+
 def test_two_way_prompt():
     layout = build(two_way_prompt=True)
     document = Document([PICTURE, Text('q', weight=0.0), Text('xy')])

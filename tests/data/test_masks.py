@@ -23,6 +23,20 @@ def test_two_way_prompt():
     assert draw(masks.two_way_prompt(masks.causal(5), 3), 5) == ['111..', '111..', '111..', '1111.', '11111']
 
 
+def test_experts_read_media_but_the_last_token_of_each():
+    slot = np.array([-1, 0, 1, 2, -1, 5, -1, 6, 7])
+    assert masks.experts(slot).tolist() == [0, 1, 1, 0, 0, 0, 0, 1, 0]
+    assert masks.experts(slot[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    'ends, shared, expected',
+    [(0, False, [0, 1, 2, 3, 4, 5, 6]), (0, True, [0, 1, 1, 1, 1, 1, 2]), (1, True, [0, 1, 2, 2, 2, 3, 4])],
+)
+def test_positions_of_a_picture(ends, shared, expected):
+    assert masks.positions(7, np.array([[1, 6]]), ends, shared=shared).tolist() == expected
+
+
 @pytest.mark.parametrize(
     'sees, rows',
     [

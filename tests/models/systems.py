@@ -13,10 +13,12 @@ import numpy as np
 from flax import nnx
 
 from mmjax.batch import Batch
+from mmjax.data import masks
 from mmjax.models.connector import AttentionPool, Linear
 from mmjax.models.connector import Mlp as MlpConnector
 from mmjax.models.decoder import Decoder
 from mmjax.models.fusion import CrossAttention, Splice
+from mmjax.models.gated import GatedConnector
 from mmjax.models.patches import Patches
 from mmjax.models.resampler import Resampler
 from mmjax.models.state import StateVector
@@ -24,6 +26,7 @@ from mmjax.models.vision import Vit
 from mmjax.models.vlm import Vlm
 from mmjax.nn.attention import Attention
 from mmjax.nn.block import Block, GatedBlock
+from mmjax.nn.expert import Expert
 from mmjax.nn.layers import Norm
 from mmjax.nn.mlp import Mlp
 from mmjax.objectives.next_token import next_token
@@ -58,6 +61,13 @@ CONNECTORS = {
     'pool': AttentionPool.Config(attn=BIASED, queries=3, unit=True),
     'resampler': Resampler.Config(attn=Attention.Config(heads=2, head_width=4), queries=2, depth=2),
 }
+ENDS = GatedConnector.Config(hidden=12, ends=1)
+EXPERT = dataclasses.replace(
+    DECODER,
+    block=dataclasses.replace(
+        DECODER.block, expert=Expert.Config(attn=DECODER.block.attn, mlp=Mlp.Config(width=20, gated=True))
+    ),
+)
 FUSIONS = {'splice': Splice.Config(), 'cross': CrossAttention.Config(block=GATED, every=2)}
 
 
@@ -82,7 +92,7 @@ def draw(c: Vlm.Config) -> dict[str, jax.Array]:
     rng, params = np.random.default_rng(0), {}
     for path, like in flatten(jax.eval_shape(lambda: c.build(rngs=nnx.Rngs(0)))).items():
         centre = 1.0 if path.endswith('scale') else 0.5 if path.endswith('_gate') else 0.0
-        spread = 1 / np.sqrt(WIDTH) if path.endswith(('kernel', 'table', 'latents', 'time')) else 0.1
+        spread = 1 / np.sqrt(WIDTH) if path.endswith(('kernel', 'table', 'latents', 'time', 'ends')) else 0.1
         params[path] = jnp.asarray(centre + spread * rng.standard_normal(like.shape), jnp.float32)
     return params
 
@@ -97,6 +107,7 @@ def lay(
     slot = np.full((len(rows), length), -1, np.int32)
     pixels = np.zeros((len(rows), media, spec.frames, spec.height, spec.width, 3), np.uint8)
     size = np.zeros((len(rows), media, 3), np.int32)
+    expert = np.zeros_like(slot)
     vectors = np.zeros((len(rows), states, STATE), np.float32)
     for b, documents in enumerate(rows):
         place = m = s = 0
@@ -121,8 +132,10 @@ def lay(
                 place = here.stop
             own = np.arange(start, place)
             span[b, own], position[b, own] = np.stack([own * 0 + start, own + 1], axis=-1), own - start
+            expert[b, own] = masks.experts(slot[b, own])
             weight[b, own[:-1]] = tokens[b, own[1:]] != PLACEHOLDER
-    spans = dict(slot=slot) if spec.in_sequence else dict(media_span=looks)
+    spans = dict(expert=expert) if spec.experts else {}
+    spans |= dict(slot=slot) if spec.in_sequence else dict(media_span=looks)
     return Batch(tokens, weight, span, position, pixels=pixels, media_size=size, states=vectors, **spans)
 
 

@@ -42,9 +42,15 @@ def test_a_document_does_not_touch_its_neighbours(fusion):
     np.testing.assert_array_equal((one != two).any(axis=-1)[0], second)
 
 
-@pytest.mark.parametrize('fusion', list(FUSIONS))
-def test_cached_decoding_is_the_full_forward(fusion):
-    c = system('vit', 'mlp', fusion)
+SYSTEMS = {
+    **{fusion: system('vit', 'mlp', fusion) for fusion in FUSIONS},
+    'expert': dataclasses.replace(system(decoder=systems.EXPERT), connector=systems.ENDS),
+}
+
+
+@pytest.mark.parametrize('name', SYSTEMS)
+def test_cached_decoding_is_the_full_forward(name):
+    c = SYSTEMS[name]
     model = systems.build(c)
     batch = lay(c, [['ab1cdefghijk'], ['a2bcdefghijkl'], ['mnopqrstuvwxyz']], 24)
     length = np.asarray((batch.span[..., 1] > 0).sum(axis=1))

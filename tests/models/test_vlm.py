@@ -109,6 +109,7 @@ def test_media_spec(encoder, connector, frames, size, grid, tokens):
         (dict(connector=None, decoder=dataclasses.replace(systems.DECODER, width=32)), 'connector'),
         (dict(encoder=Patches.Config(patch=4, grid=(2, 3)), frames=2), 'varying'),
         (dict(connector=Resampler.Config(order=2)), 'order'),
+        (dict(decoder=systems.EXPERT, fusion=FUSIONS['cross']), 'expert'),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, words):

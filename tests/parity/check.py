@@ -22,6 +22,7 @@ import cases
 import composed
 import crossed
 import jax
+import spliced
 from harness import Result
 from references import Reference, read_reference, relative_error
 
@@ -30,6 +31,7 @@ from mmjax.weights import cohere, fuyu, gpt2, llama, opt, qwen
 CASES: dict[str, Callable[[Reference], Result]] = {
     'CLIP': cases.run_openai_clip,
     'CLIPModel': cases.run_clip,
+    'CogVLMForCausalLM': spliced.run_cogvlm,
     'CohereForCausalLM': cases.language_model(cohere.config, cohere.table),
     'Flamingo': crossed.run_openflamingo,
     'FuyuForCausalLM': cases.run_fuyu,

@@ -32,6 +32,8 @@ NAMES = [
     'openflamingo_perceiver',
     'openflamingo_xattn',
     'openflamingo_model',
+    'cogvlm1',
+    'cogvlm2',
 ]
 
 
