@@ -26,7 +26,7 @@ from mmjax.data.pipeline import Pipeline
 from mmjax.feed import Feed
 from mmjax.log import Logger
 from mmjax.models.decoder import Decoder
-from mmjax.objectives.next_token import next_token
+from mmjax.objectives.next_token import NextToken
 from mmjax.params import Skeleton, flatten
 from mmjax.step import build_update, compile_update, init_state
 
@@ -61,7 +61,7 @@ def main() -> None:
         optimizer = stage.optimizer.build(params, stage.steps)
         state = init_state(optimizer, params, 0)
         feed, logger = Feed(Again(batch), mesh), Logger(Log(), pathlib.Path(folder), TURNS * STEPS, 0)
-        update = build_update(Skeleton(model), optimizer, next_token, compute_dtype='float32')
+        update = build_update(Skeleton(model), optimizer, NextToken(), compute_dtype='float32')
         fed = next(feed)
         step, _ = compile_update(update, state, {}, fed.batch)
         state, metrics = jax.block_until_ready(step(state, {}, fed.batch))

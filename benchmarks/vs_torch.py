@@ -19,7 +19,7 @@ from configs import quickstart
 from mmjax import host, sharding
 from mmjax.data.pipeline import Pipeline
 from mmjax.feed import to_global
-from mmjax.objectives.next_token import next_token
+from mmjax.objectives.next_token import NextToken
 from mmjax.params import Skeleton, flatten
 from mmjax.step import build_update, compile_update, init_state
 
@@ -139,7 +139,7 @@ def main() -> None:
         other = Torch(params, run.model, stage.optimizer, batch)
         optimizer = stage.optimizer.build(params, stage.steps)
         state, fed = init_state(optimizer, params, 0), to_global(batch, mesh)
-        update = build_update(Skeleton(model), optimizer, next_token, compute_dtype='float32')
+        update = build_update(Skeleton(model), optimizer, NextToken(), compute_dtype='float32')
         ours, _ = compile_update(update, state, {}, fed)
         print(f'loss before the first step: torch {other.step().item():.6f}', end='')
 

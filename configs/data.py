@@ -42,6 +42,26 @@ def digits(*, chat: bool = False, boxes: bool = False) -> Mix.Config:
     return Mix.Config(parts=parts)
 
 
+def digit_pairs() -> Mix.Config:
+    """Scenes of digits beside their captions: of one digit, whose captions are ten classes, and of up to three."""
+    return Mix.Config(parts=[Part(source=_scenes(most=1)), Part(source=_scenes())])
+
+
+def pair_evals() -> list[Eval]:
+    """Measures whether pictures and words find each other, on digits that no training document shows."""
+    pair = lambda name, **changes: Eval(name=name, source=_scenes(split='test', **changes), metric='retrieval')
+    return [pair('naming', most=1), pair('retrieval', least=2)]
+
+
+def picture_eval() -> Eval:
+    """Measures the loss on scenes of digits that no training document shows."""
+    return Eval(name='held_out', source=_scenes(split='test'), metric='loss', count=256, blind=False)
+
+
+def _scenes(**changes) -> Digits.Config:
+    return Digits.Config(height=24, width=24, smallest=10, largest=11, colour=0.2, **changes)
+
+
 def digit_evals(*, chat: bool = False, boxes: bool = False) -> list[Eval]:
     """Measures on digits that no training document shows."""
     evals = [Eval(name='caption', source=_test('caption'), task=_turns(chat), count=64, max_new_tokens=8)]

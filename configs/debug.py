@@ -16,6 +16,7 @@ from mmjax.models.connector import AttentionPool
 from mmjax.models.decoder import Decoder
 from mmjax.models.fusion import CrossAttention
 from mmjax.models.gated import GatedConnector
+from mmjax.models.mae import Mae
 from mmjax.models.patches import Patches
 from mmjax.models.resampler import Resampler
 from mmjax.models.vision import Vit
@@ -32,6 +33,7 @@ FEWER: dict[type, Callable[[Any], dict[str, Any]]] = {
     GatedConnector.Config: lambda c: dict(hidden=2 * WIDTH),
     Resampler.Config: lambda c: dict(queries=4, depth=2),
     AttentionPool.Config: lambda c: dict(queries=4),
+    Mae.Config: lambda c: dict(width=WIDTH, depth=2),
     CrossAttention.Config: lambda c: dict(every=min(c.every, 2)),
     Attention.Config: lambda c: dict(heads=HEADS, kv_heads=c.kv_heads and min(c.kv_heads, HEADS), head_width=None),
     Mlp.Config: lambda c: dict(width=2 * WIDTH),
@@ -65,6 +67,55 @@ def shrink(run: Run, *, chat: bool = False) -> Run:
         checkpoint=Checkpoints(every_steps=100),
         log=Log(every_steps=10),
     )
+
+
+def shrink_pair(run: Run) -> Run:
+    """Returns the run of a pair of towers at a size for a laptop: scenes of digits beside what stands on them."""
+    special = run.layout.special_tokens()
+    vision = dataclasses.replace(fewer(run.model.vision), size=(24, 24), patch=4, stem=(16,), overlap=1, width=64)
+    text = dataclasses.replace(fewer(run.model.text), vocab=256 + len(special), depth=2, embed_std=0.1)
+    model = dataclasses.replace(run.model, vision=vision, text=text, width=WIDTH, pool_id=256 + len(special) - 1)
+    if model.read_pad is not None:
+        model.read_pad = 256
+    tokenizer = Bytes.Config(special=special)
+    return dataclasses.replace(
+        run,
+        model=model,
+        layout=dataclasses.replace(run.layout, tokenizer=tokenizer, max_tokens=16),
+        stages=[_short_pair(stage) for stage in run.stages],
+        mesh=Mesh(),
+        compute_dtype='float32',
+        remat='none',
+        evals=data.pair_evals(),
+        checkpoint=Checkpoints(every_steps=500),
+        log=Log(every_steps=20),
+    )
+
+
+def shrink_pictures(run: Run) -> Run:
+    """Returns the run of a model of pictures alone at a size for a laptop, on scenes of digits."""
+    model = fewer(run.model)
+    tower = dataclasses.replace(model.encoder, size=(24, 24), patch=4, width=WIDTH)
+    optimizer = lambda stage: dataclasses.replace(stage.optimizer, peak_lr=2e-3, warmup=20)
+    short = lambda stage: dataclasses.replace(
+        stage, data=data.digit_pairs(), rows=32, steps=400, accumulate=1, optimizer=optimizer(stage)
+    )
+    return dataclasses.replace(
+        run,
+        model=dataclasses.replace(model, encoder=tower),
+        stages=[short(stage) for stage in run.stages],
+        mesh=Mesh(),
+        compute_dtype='float32',
+        remat='none',
+        evals=[data.picture_eval()],
+        checkpoint=Checkpoints(every_steps=500),
+        log=Log(every_steps=20),
+    )
+
+
+def _short_pair(stage: Stage) -> Stage:
+    optimizer = dataclasses.replace(stage.optimizer, peak_lr=1e-3, warmup=40)
+    return dataclasses.replace(stage, data=data.digit_pairs(), rows=64, steps=600, optimizer=optimizer)
 
 
 def fewer(c: Any) -> Any:

@@ -18,6 +18,7 @@ from mmjax.data.tasks import Ask, Caption
 from mmjax.models import connector
 from mmjax.models.state import StateVector
 from mmjax.models.vlm import Vlm
+from mmjax.objectives.next_token import NextToken
 
 LANGUAGE_MODEL = {'12b': '8b', '84b': '62b', '562b': '540b'}
 TOWER = {'12b': parts.vit_4b, '84b': parts.vit_22b, '562b': parts.vit_22b}
@@ -53,7 +54,7 @@ def get_config(arg: str = '') -> Run:
     )
     # All is trained; the variant with a frozen language model has trainable=('encoder/.*', 'connector/.*', 'state/.*').
     optimizer = Adamw(peak_lr=5e-5, warmup=1000, weight_decay=0.01, b2=0.98)
-    stage = Stage('train', mix, rows=512, steps=50_000, optimizer=optimizer, z_loss=1e-4)
+    stage = Stage('train', mix, rows=512, steps=50_000, optimizer=optimizer, objective=NextToken(z_loss=1e-4))
     run = Run(
         model,
         layout,

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 from mmjax.config_io import ConfigError, load_config
+from mmjax.objectives.next_token import NextToken
 from mmjax.optim import Adamw
 
 __all__ = [
@@ -79,7 +80,7 @@ class Stage:
     accumulate: int = 1  # microbatches a step; the loss is the same, the activations' memory is a share
     trainable: tuple[str, ...] = ('.*',)
     optimizer: Adamw = dataclasses.field(default_factory=Adamw)
-    z_loss: float = 0.0
+    objective: Any = dataclasses.field(default_factory=NextToken)  # one of mmjax.objectives
     ema: float = 0.0  # decay of the averaged weights kept beside the trained ones; 0: none
 
 
@@ -93,7 +94,8 @@ class Eval:
     name: str
     source: Any  # a source's config
     task: Any = None  # a function Document -> Document, as in the parts of a mixture
-    metric: str = 'exact'  # 'exact', 'vqa', 'box_iou', 'caption', 'anls', or 'loss': nothing is asked
+    # 'exact', 'vqa', 'box_iou', 'caption', 'anls'; 'retrieval' of a pair of towers; 'loss': nothing is asked
+    metric: str = 'exact'
     count: int = 256  # documents; 0: all of them
     max_new_tokens: int = 32
     beams: int = 1
@@ -175,6 +177,12 @@ def check(run: Run) -> None:
         if stage.rows % stage.accumulate:
             raise ConfigError(
                 f'stages[{i}]: {stage.rows} rows cannot be split into accumulate={stage.accumulate} parts'
+            )
+        if stage.accumulate > 1 and stage.objective.whole:
+            raise ConfigError(
+                f'stages[{i}]: {type(stage.objective).__name__} compares all rows of a batch with each other, which '
+                f'accumulate={stage.accumulate} microbatches would keep apart; set accumulate to 1, and remat to save '
+                'memory'
             )
         if not 0 <= stage.ema < 1:
             raise ConfigError(f'stages[{i}].ema is {stage.ema}; it lies in 0 .. 1')

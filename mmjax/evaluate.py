@@ -7,6 +7,7 @@ source -> task -> documents -> question | answer -> prompts -> answers -> figure
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections import Counter
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax import log, sharding
+from mmjax import compare, log, sharding
 from mmjax.answer import Answer, Answerer, as_read, feed, gather, room, rows_for
 from mmjax.batch import Batch
 from mmjax.config import ConfigError, Eval, Run
@@ -30,11 +31,11 @@ from mmjax.decode.sampling import Decoding
 from mmjax.document import BadDocument, Document, Image
 from mmjax.evals import blind, few_shot
 from mmjax.evals.metrics import METRICS, OVER_ALL, VERSION, expected, found_boxes, references, true_boxes, words
-from mmjax.objectives.next_token import next_token
 from mmjax.report import page
 from mmjax.report.results import Measured, save
 from mmjax.workdir import restore
 
+ASKING_NOTHING = ('retrieval', 'loss')
 POOL = 2048  # documents of an example source that are looked at
 
 
@@ -97,7 +98,7 @@ def measure(run: Run, model: Any, evals: Sequence[Eval] | None = None) -> list[M
     found = []
     for ev in run.evals if evals is None else evals:
         check_metric(ev)
-        found.append(measure_one(ev, layout, model))
+        found.append(measure_one(ev, layout, model, run.stages[-1].objective))
         log.info(f'{ev.name}: ' + ', '.join(f'{k} {v:.4g}' for k, v in found[-1].figures.items()))
     return found
 
@@ -111,21 +112,24 @@ def check(run: Run) -> None:
 
 def check_metric(ev: Eval) -> None:
     """Refuses a metric that nobody knows."""
-    if ev.metric not in (*METRICS, 'loss'):
-        raise ConfigError(f'eval {ev.name}: metric is {ev.metric!r}, known are {", ".join(METRICS)}, loss')
+    if ev.metric not in (*METRICS, *ASKING_NOTHING):
+        known = ', '.join((*METRICS, *ASKING_NOTHING))
+        raise ConfigError(f'eval {ev.name}: metric is {ev.metric!r}, known are {known}')
 
 
-def measure_one(ev: Eval, layout: Layout, model: Any) -> Measured:
-    """Measures one evaluation."""
+def measure_one(ev: Eval, layout: Layout, model: Any, objective: Any) -> Measured:
+    """Measures one evaluation; losses are the objective's."""
     dropped: Counter[str] = Counter()
     documents = read(ev.source, ev.task, ev.count, dropped)
+    if ev.metric == 'retrieval':
+        return compare.measure(ev, documents, layout, model, dropped)
     examples = choose_examples(ev, documents, layout, model, dropped)
     joined = [few_shot.join(some, d, ev.separator) for some, d in zip(examples, documents, strict=True)]
-    figures = losses(ev.name, joined, layout, model)
+    figures = losses(ev.name, joined, layout, model, objective)
     others, owner = blind.shuffle(documents, _size, ev.seed) if ev.blind else ([], [])
     changed = {i: few_shot.join(examples[i], others[i], ev.separator) for i, other in enumerate(owner) if other >= 0}
     if changed:
-        figures |= losses(f'blind_{ev.name}', [*changed.values()], layout, model)
+        figures |= losses(f'blind_{ev.name}', [*changed.values()], layout, model, objective)
     detail = {'documents': len(documents), 'eval': to_json(ev), 'metric_version': VERSION}
     predictions: list[dict[str, Any]] = []
     if ev.metric != 'loss':
@@ -205,14 +209,18 @@ def features(documents: Sequence[Document], layout: Layout, model: Any) -> np.nd
     return np.concatenate([gather(_pooled(model, one.batch)) for one in fed])[: len(laid)]
 
 
-@jax.jit
-def _sums(model: Any, batch: Batch) -> dict[str, jax.Array]:
-    _, weight, sums = next_token(model, batch)
-    return {'weight': weight, 'nll': sums['nll'], 'correct': sums['correct']}
+@functools.partial(jax.jit, static_argnums=0)
+def _sums(objective: Any, model: Any, batch: Batch) -> dict[str, jax.Array]:
+    # The same draws for all batches, and itself for a teacher: the loss of a state, whatever step it is of.
+    loss, weight, sums = objective(model, batch, key=jax.random.key(0), teacher=model)
+    return {'loss': loss, 'weight': weight, **sums}
 
 
-def losses(name: str, documents: Sequence[Document], layout: Layout, model: Any) -> dict[str, float]:
-    """Returns the mean next-token loss over all that is learnt of the documents, its exponential, and the hit rate."""
+def losses(name: str, documents: Sequence[Document], layout: Layout, model: Any, objective: Any) -> dict[str, float]:
+    """Returns the mean loss over all that is learnt of the documents; of next tokens its exponential and the hit rate.
+
+    Next tokens are judged by their likelihood alone, without what an objective adds to it.
+    """
     laid: list[Laid] = []
     for document in documents:
         try:
@@ -222,9 +230,11 @@ def losses(name: str, documents: Sequence[Document], layout: Layout, model: Any)
     total: Counter[str] = Counter()
     packed = pack(laid, layout.shape)
     for fed in feed(packed, layout, layout.shape, rows_for(len(packed), 16)):
-        total.update({k: float(v) for k, v in jax.device_get(_sums(model, fed.batch)).items()})
+        total.update({k: float(v) for k, v in jax.device_get(_sums(objective, model, fed.batch)).items()})
     if not total['weight']:
         return {}
+    if 'nll' not in total:
+        return {f'{name}_loss': total['loss'] / total['weight']}
     loss = total['nll'] / total['weight']
     return {
         f'{name}_loss': loss,

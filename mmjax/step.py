@@ -18,8 +18,7 @@ Params = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
 
 
-# (model, batch, z_loss=...) -> (weighted loss sum, weight sum, further sums over the same weights). Sums and not means:
-# microbatches and devices are added up before the one division.
+# (model, batch, key=..., teacher=...) -> (weighted loss sum, weight sum, further sums): see mmjax.objectives.
 Objective = Callable[..., tuple[jax.Array, jax.Array, Sums]]
 
 
@@ -61,20 +60,21 @@ def build_update(
     *,
     accumulate: int = 1,
     compute_dtype: Any = jnp.bfloat16,
-    z_loss: float = 0.0,
     ema: float = 0.0,
+    seed: int = 0,
 ) -> Callable[[State, Params, Batch], tuple[State, Sums]]:
     """Returns (state, frozen parameters, batch) -> (state, metrics), to be compiled with the state donated.
 
     Metrics hold `loss` and `weight` as sums over the whole batch, the objective's further sums, and `grad_norm`, `lr`,
-    `skipped` of this step.
+    `skipped` of this step. What the objective draws is a function of (seed, step).
     """
 
-    def gradient(train: Params, frozen: Params, batch: Batch) -> tuple[Sums, Params]:
+    def gradient(train: Params, frozen: Params, average: Params, batch: Batch, key: jax.Array) -> tuple[Sums, Params]:
         """Returns the sums of one microbatch and the gradient of its loss sum (not mean), in the compute dtype."""
+        teacher = skeleton.merge({**average, **frozen}) if average else None
 
         def loss_sum(train: Params) -> tuple[jax.Array, Sums]:
-            loss, weight, sums = objective(skeleton.merge({**train, **frozen}), batch, z_loss=z_loss)
+            loss, weight, sums = objective(skeleton.merge({**train, **frozen}), batch, key=key, teacher=teacher)
             return loss, {'loss': loss, 'weight': weight, **sums}
 
         (_, sums), grads = jax.value_and_grad(loss_sum, has_aux=True)(train)
@@ -82,8 +82,9 @@ def build_update(
 
     def update(state: State, frozen: Params, batch: Batch) -> tuple[State, Sums]:
         # One cast for all microbatches: casting inside the scan would read the float32 weights again each time.
-        light, frozen = cast(state.train, compute_dtype), cast(frozen, compute_dtype)
-        sums, grads = _accumulated(lambda b: gradient(light, frozen, b), batch, accumulate)
+        light, frozen, slow = (cast(p, compute_dtype) for p in (state.train, frozen, state.ema))
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        sums, grads = _accumulated(lambda b, k: gradient(light, frozen, slow, b, k), batch, key, accumulate)
         with jax.named_scope('update'):
             # A batch without a single weighted token has zero gradient, not 0 / 0.
             scale = jnp.where(sums['weight'] > 0, 1 / jnp.maximum(sums['weight'], 1e-8), 0.0)
@@ -128,15 +129,17 @@ def _shapes(batch: Batch) -> list[Any]:
     return [None if a is None else (a.shape, a.dtype.name) for a in batch]
 
 
-def _accumulated(gradient: Callable[[Batch], tuple[Sums, Params]], batch: Batch, parts: int) -> tuple[Sums, Params]:
+def _accumulated(
+    gradient: Callable[[Batch, jax.Array], tuple[Sums, Params]], batch: Batch, key: jax.Array, parts: int
+) -> tuple[Sums, Params]:
     """Adds up sums and gradients over `parts` microbatches in float32; one microbatch is in memory at a time."""
     if parts == 1:
-        return gradient(batch)
-    micro = jax.tree.map(lambda a: _microbatches(a, parts), batch)
-    like = jax.eval_shape(gradient, jax.tree.map(lambda a: a[0], micro))
+        return gradient(batch, key)
+    micro = jax.tree.map(lambda a: _microbatches(a, parts), batch), jax.random.split(key, parts)
+    like = jax.eval_shape(gradient, *jax.tree.map(lambda a: a[0], micro))
 
-    def add(total: Any, part: Batch) -> tuple[Any, None]:
-        return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, gradient(part)), None
+    def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+        return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, gradient(*part)), None
 
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32, out_sharding=_spec(s)), like)
     return jax.lax.scan(add, zeros, micro)[0]

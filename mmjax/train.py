@@ -18,7 +18,6 @@ from mmjax.checkpoint import Place, Store, global_rows
 from mmjax.config import ConfigError, Run, Stage, check, check_rows
 from mmjax.data.pipeline import Pipeline
 from mmjax.feed import Feed, rows_of_host
-from mmjax.objectives.next_token import next_token
 from mmjax.params import Skeleton, cast
 from mmjax.start import initial
 from mmjax.step import State, abstract_state, build_update, compile_update, init_state
@@ -118,10 +117,10 @@ def train(run: Run, workdir: pathlib.Path) -> int:
 def open_stages(run: Run, mesh: Mesh, want: Mapping[str, jax.ShapeDtypeStruct], begun: Place) -> list[Open]:
     """Opens the data and the optimiser of every stage that is left, so that no mistake waits for a later stage."""
     stages, layout = [], run.layout.build(run.model.media_spec())
-    if layout.tokenizer.size > run.model.decoder.vocab:
+    if run.model.vocab is not None and layout.tokenizer.size > run.model.vocab:
         raise ConfigError(
             f'the tokenizer has {layout.tokenizer.size} tokens, its special ones included, '
-            f'and the decoder {run.model.decoder.vocab}; set model.decoder.vocab to at least that'
+            f'and the model {run.model.vocab}; set the vocab of its decoder to at least that'
         )
     for number, (stage, end) in enumerate(zip(run.stages, _ends(run), strict=True)):
         done = begun.step - end + stage.steps  # of this stage
@@ -220,11 +219,11 @@ def compile_stage(shop: Workshop, opened: Open, state: State, frozen: Any, feed:
     update = build_update(
         shop.skeleton,
         opened.optimizer,
-        next_token,
+        stage.objective,
         accumulate=stage.accumulate,
         compute_dtype=shop.run.compute_dtype,
-        z_loss=stage.z_loss,
         ema=stage.ema,
+        seed=shop.run.seed + opened.number,
     )
     with shop.logger.paused():
         batch, start = feed.peek().batch, time.perf_counter()

@@ -17,7 +17,7 @@ from mmjax.models.vlm import Vlm
 from mmjax.nn.attention import Attention
 from mmjax.nn.block import Block, GatedBlock
 from mmjax.nn.mlp import Mlp
-from mmjax.objectives.next_token import next_token
+from mmjax.objectives.next_token import NextToken
 from mmjax.optim import Adamw
 from mmjax.params import Skeleton, flatten
 from mmjax.sharding import ROWS, P
@@ -77,7 +77,7 @@ def run(system: str, shape: tuple[int, int, int], steps: int = 2, dtype: str = '
         # Plain descent: Adam would blow rounding up to full steps wherever a gradient is almost zero.
         optimizer = Adamw(peak_lr=1.0, schedule='constant', eps=1e3, clip=0.0).build(train, 10)
         state = init_state(optimizer, train, 0.0)
-        update = build_update(Skeleton(model), optimizer, next_token, accumulate=2, compute_dtype=dtype, z_loss=1e-4)
+        update = build_update(Skeleton(model), optimizer, NextToken(z_loss=1e-4), accumulate=2, compute_dtype=dtype)
         place = lambda a: jax.device_put(a, NamedSharding(mesh, P(ROWS)))
         batch = jax.tree.map(place, make_batch(system))
         step, _ = compile_update(update, state, frozen, batch)

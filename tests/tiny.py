@@ -18,7 +18,7 @@ from flax import nnx
 from mmjax.batch import Batch, MediaSpec
 from mmjax.config import Adamw, Checkpoints, Log, Mesh, Run, Stage
 from mmjax.nn.layers import Embed, Linear
-from mmjax.objectives.next_token import next_token
+from mmjax.objectives.next_token import NextToken, next_token
 from mmjax.sharding import w_DF, w_FD, w_VD
 
 VOCAB, WIDTH, LENGTH = 16, 8, 6
@@ -32,11 +32,6 @@ class Tiny(nnx.Module):
         width: int = WIDTH
         vocab: int = VOCAB
         spec: Callable[[], MediaSpec] = MediaSpec  # of pictures, which it does not look at
-
-        @property
-        def decoder(self) -> types.SimpleNamespace:
-            """What the loop asks of a decoder's config."""
-            return types.SimpleNamespace(vocab=self.vocab)
 
         def media_spec(self) -> MediaSpec:
             """Returns what the data side is told."""
@@ -61,9 +56,9 @@ class Tiny(nnx.Module):
         return self.embed.attend(hidden)
 
 
-def objective(model: Tiny, batch: Batch, *, z_loss: float):
+def objective(model: Tiny, batch: Batch, *, key: jax.Array, teacher: Tiny | None):
     """Returns the sums of a weighted next-token loss."""
-    return next_token(model, batch, z_loss=z_loss)
+    return next_token(model, batch, z_loss=1e-4)
 
 
 def make_batch(rows: int, seed: int = 0) -> Batch:
@@ -138,7 +133,18 @@ class Pipeline:
 def get_config(arg: str = '') -> Run:
     """Returns a run of one stage, or of two for 'stages'."""
     optimizer = Adamw(peak_lr=1e-2, warmup=2, weight_decay=0.1)
-    stages = [Stage('only', Mixture(), rows=8, steps=8, accumulate=2, optimizer=optimizer, z_loss=1e-4, ema=0.9)]
+    stages = [
+        Stage(
+            'only',
+            Mixture(),
+            rows=8,
+            steps=8,
+            accumulate=2,
+            optimizer=optimizer,
+            objective=NextToken(z_loss=1e-4),
+            ema=0.9,
+        )
+    ]
     if arg == 'stages':
         first = Stage('align', Mixture(), rows=8, steps=4, trainable=('up/.*',), optimizer=optimizer)
         stages = [

@@ -6,6 +6,7 @@ than one holds, is
 
     split      cut between two tokens of words, never inside a picture or a region; the parts repeat nothing
     truncate   left without its last pieces
+    cut        left without the last tokens of its words; what closes it is written all the same
     drop       left out
 
 and whatever is left out is counted by reason. Documents of which nothing is learnt are left out too.
@@ -22,11 +23,11 @@ from mmjax.data.images import Fit
 from mmjax.data.laid import Laid, Shape
 from mmjax.data.sources.problems import Problems
 from mmjax.data.templates import ImageFormat, TextFormat
-from mmjax.data.tokenizer import Bytes, HuggingFace, SentencePiece
+from mmjax.data.tokenizer import SPECIAL, Bytes, HuggingFace, SentencePiece
 from mmjax.data.writing import STATE, Unit, Writer
 from mmjax.document import BadDocument, Document, Image, Video
 
-OVERLONG = ('split', 'truncate', 'drop')
+OVERLONG = ('split', 'truncate', 'cut', 'drop')
 
 
 class Layout:
@@ -50,7 +51,7 @@ class Layout:
         fill: tuple[int, int, int] = (122, 116, 104)  # colour of what a picture does not cover
         sees: str = 'last'  # cross-attention: text looks at the last picture, at all so far, or at the next
         two_way_prompt: bool = False  # what stands before the first learnt token sees itself both ways
-        overlong: str = 'split'  # split, truncate, drop
+        overlong: str = 'split'  # split, truncate, cut, drop
 
         def special_tokens(self) -> tuple[str, ...]:
             """Returns the special tokens that this layout writes; the tokenizer must have them."""
@@ -80,7 +81,8 @@ class Layout:
     def __call__(self, document: Document) -> list[Laid]:
         """Returns the laid-out document, in parts if it was split; raises BadDocument when nothing is left."""
         laid = [self._laid(document, part) for part in self._parts(document)]
-        kept = [part for part in laid if part.weight.any()]
+        # A model that reads pictures alone learns from every one of them.
+        kept = [part for part in laid if part.weight.any() or (part.media and not self.spec.words)]
         if not kept:
             raise BadDocument(document.key, 'nothing to learn', 'no token of it has a loss weight')
         if len(kept) < len(laid):
@@ -116,6 +118,8 @@ class Layout:
             raise self._too_long(document, units)
         if self.config.overlong == 'truncate':
             return [self._truncated(document)]
+        if self.config.overlong == 'cut':
+            return [self._cut(document, units)]
         self.problems.add('too long, split', document.key)
         return self._split(document, units)
 
@@ -136,6 +140,20 @@ class Layout:
                 else:
                     parts.append([])
         return [part for part in parts if part]
+
+    def _cut(self, document: Document, units: list[Unit]) -> list[Unit]:
+        """Leaves out as few of the last tokens of words as possible, in front of a special token that ends the text."""
+        closing = len(units) - 1 if SPECIAL.fullmatch(self.config.text.end) else len(units)
+        over = _need(units).tokens - self.shape.tokens
+        kept = [*units]
+        for i in reversed(range(closing)):
+            if not kept[i].whole and over > 0:
+                size = len(kept[i].tokens)
+                kept[i], over = kept[i].cut(0, max(size - over, 0)), over - size
+        if not self._fits(kept):
+            raise self._too_long(document, units)
+        self.problems.add('too long, words left out', document.key)
+        return kept
 
     def _truncated(self, document: Document) -> list[Unit]:
         """Leaves out as few of the last pieces as possible; the end is not written, since the document goes on."""
@@ -201,7 +219,8 @@ class Layout:
     def _check(self) -> None:
         """Refuses what cannot work with this model or this tokenizer."""
         c, spec = self.config, self.spec
-        needed = [t for t in c.special_tokens() if spec.tokens or t not in c.image.special_tokens()]
+        stands = spec.tokens and not spec.apart
+        needed = [t for t in c.special_tokens() if stands or t not in c.image.special_tokens()]
         if missing := [t for t in needed if not self.tokenizer.knows(t)]:
             raise ValueError(f'layout writes special tokens that are not there: {self.tokenizer.missing(missing)}')
         if not spec.in_sequence and (c.image.two_way or c.image.one_position or c.image.row_end):
@@ -228,7 +247,7 @@ class Layout:
         rows, columns = spec.grid(spec.frames, spec.height // spec.patch, spec.width // spec.patch)
         ends = len(self.tokenizer.encode(c.image.row_end)) * rows
         around = len(self.tokenizer.encode(c.image.before + c.image.after))
-        longest = (rows * columns + ends if spec.in_sequence else 1) + around
+        longest = 0 if spec.apart else (rows * columns + ends if spec.in_sequence else 1) + around
         if longest > c.max_tokens:
             raise ValueError(
                 f'a picture takes up to {longest} tokens ({rows} x {columns}, {ends} at the ends of rows, {around} '

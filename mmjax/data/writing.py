@@ -111,6 +111,9 @@ class Writer:
         `closed`: the last turn, the chunk and the document end. `ask`: the assistant's turn begins and is left open.
         """
         page, roles = Page(self.tokenizer), self._roles(document)
+        if not self.spec.words:
+            pictures = [piece for piece in document.pieces if isinstance(piece, Image | Video)]
+            return self._without_words(page, document, pictures)
         page.format(self.text.start, 0.0)
         if roles and roles[0] != 'system':
             page.format(self.text.system, 0.0)
@@ -145,6 +148,12 @@ class Writer:
             if chunk or not (turn and turn.after.endswith(self.text.end)):
                 page.format(self.text.end, learnt)
         page.flush()
+        return page.units
+
+    def _without_words(self, page: Page, document: Document, pictures: list[Image | Video]) -> list[Unit]:
+        sizes = _Sizes(document, self.fit)
+        for number, piece in enumerate(pictures, start=1):
+            self._piece(page, document, piece, 0.0, number, sizes)
         return page.units
 
     def _roles(self, document: Document) -> list[str]:
@@ -204,15 +213,17 @@ class Writer:
                 f'document {document.key!r}: a picture of {frames} x {patches} patches gives {rows} x {columns} '
                 f'tokens, the model says at most {spec.tokens}; its MediaSpec contradicts itself'
             )
-        ids = lambda text: self.tokenizer.encode(text, first=False)
+        ids = lambda text: [] if spec.apart else self.tokenizer.encode(text, first=False)
         before, after = ids(f.before.replace('{n}', str(number))), ids(f.after)
-        places, slot = self.tokenizer.id(f.placeholder), np.zeros(1, np.int32)
+        places, slot = 0 if spec.apart else self.tokenizer.id(f.placeholder), np.zeros(1, np.int32)
         body = np.full(1, places, np.int32)
         if spec.in_sequence:
             row_end = np.asarray(ids(f.row_end), np.int32)
             slot = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
             slot = np.concatenate([slot, np.full((rows, len(row_end)), -1, np.int32)], axis=1).ravel()
             body = np.where(slot >= 0, places, np.tile(np.concatenate([np.full(columns, places), row_end]), rows))
+        elif spec.apart:
+            slot = body = np.zeros(0, np.int32)
         unit = Unit.of(np.concatenate([before, body, after]), 0.0, whole=True, medium=medium)
         # That a picture comes may be learnt, from its first sign; what its places hold cannot be.
         unit.weight[: max(len(before), 1)] = weight

@@ -10,14 +10,15 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from mmjax import sharding
+from mmjax.batch import Batch, MediaSpec
 from mmjax.models.connector import unit
 from mmjax.models.decoder import Decoder
 from mmjax.models.vision import Vit, everything
 from mmjax.nn.layers import Linear, parameter
-from mmjax.sharding import P, w_LD
+from mmjax.sharding import ROWS, P, w_LD
 
 POOLS = ('first', 'largest', 'last')
 
@@ -32,12 +33,29 @@ class Pair(nnx.Module):
         width: int  # D
         project_image: bool = False  # False: the tower's own vector, which then has width D
         text_bias: bool = False  # of the text's projection
-        causal: bool = False  # a token sees those before it; False: all of them, padding too
+        causal: bool = False  # a token sees those before it; False: all of them
+        # The token behind a text's end that is read like any other, up to the row's end, and pooled; None: padding is
+        # not read (see `vectors`).
+        read_pad: int | None = None
         pool: str = 'last'  # the text's vector is that of: the 'first' pool_id, the 'largest' id, the 'last' place
         pool_id: int = 0
         init_scale: float = 1 / 0.07
+        max_scale: float | None = None
         logit_bias: bool = False
         init_bias: float = -10.0
+
+        def media_spec(self) -> MediaSpec:
+            """Returns what the data side needs to know: a picture a row, which takes no place among the words."""
+            height, width = self.vision.size
+            one = lambda frames, rows, columns: (1, 1)
+            return MediaSpec(
+                height=height, width=width, patch=self.vision.patch, tokens=1, grid=one, in_sequence=False, apart=True
+            )
+
+        @property
+        def vocab(self) -> int | None:
+            """How many token ids the model knows."""
+            return self.text.vocab
 
         def build(self, *, rngs: nnx.Rngs) -> 'Pair':
             """Builds the pair."""
@@ -48,7 +66,8 @@ class Pair(nnx.Module):
             raise ValueError(f'Pair.Config.pool is {c.pool!r}; choose one of {POOLS}')
         if not c.project_image and c.vision.width != c.width:
             raise ValueError(f'pictures have width {c.vision.width}, the common space {c.width}: set project_image')
-        self.causal, self.pool, self.pool_id = c.causal, c.pool, c.pool_id
+        self.causal, self.pool, self.pool_id, self.read_pad = c.causal, c.pool, c.pool_id, c.read_pad
+        self.max_scale = c.max_scale
         self.vision, self.text = c.vision.build(rngs=rngs), c.text.build(rngs=rngs)
         image = Linear(c.vision.width, c.width, bias=False, spec=w_LD, rngs=rngs) if c.project_image else None
         self.image_projection = image
@@ -56,11 +75,31 @@ class Pair(nnx.Module):
         self.scale = parameter(jnp.array(math.log(c.init_scale)), P())
         self.bias = parameter(jnp.array(c.init_bias), P()) if c.logit_bias else None
 
+    def vectors(self, batch: Batch) -> tuple[Float[Array, 'N D'], Float[Array, 'N D'], Bool[Array, 'N']]:
+        """Returns each row's picture and text as vectors of length 1, float32, and whether the row has both."""
+        if batch.pixels is None or batch.pixels.shape[1:3] != (1, 1):
+            shape = None if batch.pixels is None else batch.pixels.shape
+            raise ValueError(f'pixels {shape}: a pair is one picture beside one text; set layout.max_media to 1')
+        words = batch.span[..., 1] > batch.span[..., 0]
+        there = (batch.media_size[:, 0, 0] > 0) & words.any(axis=1)
+        pixels = sharding.reshape_rows(batch.pixels, (batch.pixels.shape[0], *batch.pixels.shape[3:]))
+        if self.read_pad is None:
+            texts = self.texts(batch.tokens, words.sum(axis=1))
+        else:
+            texts = self.texts(jnp.where(words, batch.tokens, self.read_pad))
+        return *(unit(x.astype(jnp.float32)) for x in (self.images(pixels), texts)), there
+
+    def gain(self) -> tuple[Float[Array, ''], Float[Array, '']]:
+        """Returns the scale and the bias of similarities, float32."""
+        scale = jnp.exp(self.scale[...].astype(jnp.float32))
+        scale = scale if self.max_scale is None else jnp.minimum(scale, self.max_scale)
+        return scale, jnp.zeros(()) if self.bias is None else self.bias[...].astype(jnp.float32)
+
     def read(self, tokens: Int[Array, 'N L'], length: Int[Array, 'N'] | None = None) -> Float[Array, 'N L E']:
         """Returns the text tower's hidden states; tokens from `length` on see nothing and are not seen."""
         rows, places = tokens.shape
-        span = everything(rows, places, places)
-        position = jnp.broadcast_to(jnp.arange(places), tokens.shape)
+        span = sharding.place(everything(rows, places, places), P(ROWS, None, None))
+        position = sharding.broadcast_rows(jnp.arange(places), rows)
         if self.causal:
             span = span.at[..., 1].set(position + 1)
         if length is not None:
@@ -70,7 +109,7 @@ class Pair(nnx.Module):
 
     def texts(self, tokens: Int[Array, 'N L'], length: Int[Array, 'N'] | None = None) -> Float[Array, 'N D']:
         """Returns the vectors of texts, not yet of length 1."""
-        own = self._place(tokens)
+        own = sharding.place(self._place(tokens), P(ROWS))
         hidden = jax.vmap(lambda row, place: row[place])(self.read(tokens, length), own)
         return self.text_projection(hidden)
 
@@ -82,9 +121,9 @@ class Pair(nnx.Module):
     def similarity(self, images: Float[Array, 'N D'], texts: Float[Array, 'M D']) -> Float[Array, 'N M']:
         """Returns the scaled cosine of every picture with every text, float32."""
         images, texts = (unit(x).astype(jnp.float32) for x in (images, texts))
+        scale, bias = self.gain()
         # Every device compares its pictures with all texts.
-        y = jnp.exp(self.scale[...]) * jnp.einsum('ND,MD->NM', images, sharding.place(texts, P()))
-        return y if self.bias is None else y + self.bias[...]
+        return scale * jnp.einsum('ND,MD->NM', images, sharding.place(texts, P())) + bias
 
     def _place(self, tokens: Int[Array, 'N L']) -> Int[Array, 'N']:
         if self.pool == 'last':

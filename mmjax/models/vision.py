@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from mmjax import sharding
+from mmjax.batch import MediaSpec
 from mmjax.nn import stack
 from mmjax.nn.attention import Attention
 from mmjax.nn.block import Block
@@ -67,6 +68,7 @@ class Vit(nnx.Module):
         # Of the position table at first. Large towers learn places in time; a small one, trained for minutes, sees none
         # while its patches, whose deviation is about 1, drown them.
         position_std: float = 0.02
+        sincos: bool = False  # the table begins as sines and cosines of rows and columns, to be frozen (see `sincos`)
         cls: bool = False  # a learned token in front of the patches, with position 0
         pre_norm: Norm.Config | None = None  # before the first block
         norm: Norm.Config | None = dataclasses.field(default_factory=Norm.Config)  # after the last
@@ -112,6 +114,8 @@ class Vit(nnx.Module):
         self.cls = parameter(normal(rngs.params(), (c.width,), 0.02), b_D) if c.cls else None
         places = Learned.Config(length=c.grid[0] * c.grid[1] + c.cls, std=c.position_std)
         self.position = places.build(c.width, rngs=rngs)
+        if c.sincos:
+            self.position.table.set_value(sincos(c.grid, c.width, extra=int(c.cls)))
         self.pre_norm = c.pre_norm.build(c.width, rngs=rngs) if c.pre_norm else None
         self.blocks = stack.build(lambda r: c.block.build(c.width, rngs=r), c.depth, rngs)
         self.norm = c.norm.build(c.width, rngs=rngs) if c.norm else None
@@ -171,6 +175,28 @@ class Vit(nnx.Module):
 def everything(rows: int, queries: int, keys: int) -> Int[Array, '{rows} {queries} 2']:
     """Returns spans with which every query sees every key."""
     return jnp.broadcast_to(jnp.array([0, keys], jnp.int32), (rows, queries, 2))
+
+
+def spec_of_pictures(c: Vit.Config) -> MediaSpec:
+    """Returns what the data side needs to know of a tower that reads pictures alone: they have no places."""
+    one = lambda frames, rows, columns: (1, 1)
+    height, width = c.size
+    return MediaSpec(
+        height=height, width=width, patch=c.patch, tokens=1, grid=one, in_sequence=False, apart=True, words=False
+    )
+
+
+def sincos(grid: tuple[int, int], width: int, extra: int = 0) -> Float[Array, 'L D']:
+    """Returns fixed positions of a grid: [sin | cos] of the column, then of the row; zeros for `extra` tokens before.
+
+    A table of them learns like any other, unless a stage leaves its path out of `trainable` (MAE, DiT).
+    """
+    if width % 4:
+        raise ValueError(f'width {width} is no multiple of 4: sines and cosines of rows and columns need four parts')
+    rate = 10_000.0 ** (-jnp.arange(width // 4) / (width // 4))
+    wave = lambda places: jnp.concatenate([f(places[:, None] * rate) for f in (jnp.sin, jnp.cos)], axis=1)
+    row, column = (x.ravel() for x in jnp.indices(grid).astype(jnp.float32))
+    return jnp.pad(jnp.concatenate([wave(column), wave(row)], axis=1), ((extra, 0), (0, 0)))
 
 
 def normalise(pixels: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:

@@ -76,6 +76,11 @@ class Vlm(nnx.Module):
             return frames * features[0], features[1]
 
         @property
+        def vocab(self) -> int | None:
+            """How many token ids the model knows; None for one that reads no tokens."""
+            return self.decoder.vocab
+
+        @property
         def varying(self) -> bool:
             """Says whether pictures keep their aspect."""
             return isinstance(self.encoder, Patches.Config) and self.encoder.varying

@@ -4,6 +4,7 @@
 B rows, L tokens, C tokens of a chunk, D width, V vocabulary.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -15,6 +16,21 @@ from mmjax import sharding
 
 # Tokens of a device whose logits exist at a time: 512 MB in float32 for a vocabulary of 32 000.
 CHUNK = 4096
+
+
+@dataclasses.dataclass(kw_only=True, unsafe_hash=True)
+class NextToken:
+    """The objective of everything that writes: each token is predicted from those that it sees."""
+
+    z_loss: float = 0.0  # times the square of the logits' logarithmic sum, which holds it near 0
+
+    whole = False
+
+    def __call__(
+        self, model: Any, batch: Any, *, key: Array | None = None, teacher: Any = None
+    ) -> tuple[Float[Array, ''], Float[Array, ''], dict[str, Float[Array, '']]]:
+        """Returns the sums of `next_token`."""
+        return next_token(model, batch, z_loss=self.z_loss)
 
 
 def next_token(

@@ -23,9 +23,12 @@ CURVES = {
 SUFFIXES = {
     'exact': 'exact match', 'vqa': 'VQA accuracy', 'iou50': 'boxes with IoU of at least 0.5', 'iou': 'mean IoU',
     'anls': 'ANLS', 'cider': 'CIDEr', 'bleu4': 'BLEU-4', 'rouge_l': 'ROUGE-L',
+    'text_at_1': 'text found', 'text_at_5': 'text among 5', 'text_at_10': 'text among 10',
+    'image_at_1': 'picture found', 'image_at_5': 'picture among 5', 'image_at_10': 'picture among 10',
     'loss': 'loss', 'perplexity': 'perplexity', 'token_accuracy': 'tokens predicted',
 }  # fmt: skip
-SHARES = ('exact', 'vqa', 'iou50', 'token_accuracy')
+RECALLS = tuple(f'{found}_at_{k}' for found in ('text', 'image') for k in (1, 5, 10))
+SHARES = ('exact', 'vqa', 'iou50', *RECALLS, 'token_accuracy')
 
 STYLE = pathlib.Path(__file__).with_name('style.css').read_text()
 

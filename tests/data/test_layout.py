@@ -420,3 +420,39 @@ def test_whatever_the_document(spec, document, max_tokens, max_media):
         assert sum(part.weight.sum() for part in laid) >= expected.weight.sum() - len(laid) + 1
     for batch, info in finite(laid, parts, 2):
         check(batch, 258, spec, info.keys)
+
+
+APART = dataclasses.replace(CROSS, tokens=1, grid=lambda frames, rows, columns: (1, 1), apart=True)
+
+
+def test_pictures_apart_take_no_places():
+    layout = build(APART, special=('</s>',), text=TextFormat(end='</s>'), max_media=2)
+    (laid,) = layout(DOCUMENT)
+    assert text(laid, layout) == 'abcd</s>' and len(laid.media) == 2 and laid.media_size.tolist() == [[1, 2, 2]] * 2
+    (batch, _), *_ = finite([laid], layout, 1)
+    check(batch, layout.tokenizer.size, APART)
+
+
+def test_a_model_of_pictures_alone_learns_from_pictures_without_words():
+    layout = build(dataclasses.replace(APART, words=False), special=(), max_tokens=1, max_media=3)
+    laid = [layout(document)[0] for document in (DOCUMENT, Document([PICTURE], key='bare'))]
+    assert [len(one.media) for one in laid] == [2, 1] and not any(len(one.tokens) for one in laid)
+    (batch, _), *_ = finite(laid, layout, 1)
+    assert batch.media_size[0, :, 0].tolist() == [1, 1, 1]
+    with pytest.raises(BadDocument, match='nothing to learn'):
+        layout(Document([Text('words')], key='words'))
+
+
+@pytest.mark.parametrize('length, written', [(5, 'abcd</s>'), (4, 'abc</s>'), (2, 'a</s>')])
+def test_words_are_cut_in_front_of_the_end(length, written):
+    layout = build(APART, special=('</s>',), text=TextFormat(end='</s>'), max_tokens=length, overlong='cut')
+    (laid,) = layout(Document([PICTURE, Text('abcd')], key='doc'))
+    assert text(laid, layout) == written and len(laid.media) == 1
+
+
+def test_cutting_words_never_cuts_a_picture():
+    layout = build(max_tokens=4, overlong='cut')
+    (laid,) = layout(Document([Text('a'), PICTURE, Text('bc')], key='doc'))
+    assert laid.tokens.tolist() == [97, IMAGE, IMAGE, 98]
+    with pytest.raises(BadDocument, match='too long'):
+        layout(Document([PICTURE, PICTURE, PICTURE], key='doc'))

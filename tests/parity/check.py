@@ -23,6 +23,7 @@ import composed
 import crossed
 import jax
 import spliced
+import towers
 from harness import Result
 from references import Reference, read_reference, relative_error
 
@@ -49,6 +50,7 @@ CASES: dict[str, Callable[[Reference], Result]] = {
     'Qwen3ForCausalLM': cases.language_model(qwen.qwen3, qwen.table),
     'Shikra': composed.searched(composed.run_shikra),
     'SiglipModel': cases.run_siglip,
+    'ViTMAEForPreTraining': towers.run_mae,
 }
 
 

@@ -22,6 +22,7 @@ NAMES = [
     'clip_legacy_eos2',
     'openai_clip_vit',
     'siglip',
+    'vit_mae',
     'llava',
     'shikra_compose',
     'kosmos2',

@@ -19,6 +19,7 @@ from mmjax.weights import (
     shapes,
     to_ours,
     to_public,
+    vit,
 )
 
 TEXT = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4, vocab_size=50)
@@ -27,6 +28,9 @@ VISION = dict(
     hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4
 )
 PAIR = dict(text_config=TEXT, vision_config=VISION, projection_dim=6)
+MAE_DECODER = dict(
+    decoder_hidden_size=8, decoder_num_hidden_layers=2, decoder_num_attention_heads=2, decoder_intermediate_size=16
+)
 LLAVA = dict(text_config=GROUPED, vision_config=VISION)
 KOSMOS2 = dict(
     text_config=dict(embed_dim=16, ffn_dim=24, layers=2, attention_heads=4, vocab_size=50),
@@ -72,6 +76,7 @@ LAYOUTS = {
     'openai_clip': lambda: pair(clip.clip, openai_clip.table, PAIR),
     'siglip': lambda: pair(clip.siglip, clip.siglip_table, {**PAIR, 'text_config': {**TEXT, 'projection_size': 12}}),
     **{f'llava, {name}': lambda name=name: of(llava, LLAVA, name) for name in llava.LAYOUTS},
+    'vit_mae': lambda: pair(vit.mae, vit.mae_table, {**VISION, **MAE_DECODER}),
     'kosmos2': lambda: of(kosmos2, KOSMOS2),
     'fuyu': lambda: of(fuyu, dict(text_config=TEXT, patch_size=4)),
     'idefics': lambda: of(idefics, IDEFICS, 2),
@@ -118,6 +123,7 @@ def test_writing_and_reading_undo_each_other(layout):
         ('siglip', {'vision_model.head.attention.in_proj_weight': (36, 12), 'logit_bias': (1,)}),
         ('llava, hub', {'language_model.model.norm.weight': (16,), 'multi_modal_projector.linear_1.weight': (16, 12)}),
         ('llava, nested', {'model.language_model.norm.weight': (16,), 'lm_head.weight': (50, 16)}),
+        ('vit_mae', {'decoder.mask_token': (1, 1, 8), 'vit.encoder.layer.1.attention.attention.key.bias': (12,)}),
         ('kosmos2', {'text_model.model.layers.1.ffn.ffn_layernorm.weight': (24,)}),
         ('fuyu', {'language_model.model.layers.0.self_attn.query_key_value.weight': (48, 16)}),
         ('idefics', {'lm_head.additional_fc.weight': (2, 16), 'model.gated_cross_attn_layers.1.alpha_dense': (1,)}),
