@@ -17,7 +17,7 @@ from flax import nnx
 
 from mmjax.batch import Batch, MediaSpec
 from mmjax.config import Adamw, Checkpoints, Log, Mesh, Run, Stage
-from mmjax.nn.layers import Embed, Linear
+from mmjax.nn.layers import Embed, Linear, Unembedding
 from mmjax.objectives.next_token import NextToken, next_token
 from mmjax.sharding import w_DF, w_FD, w_VD
 
@@ -54,6 +54,11 @@ class Tiny(nnx.Module):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Returns scores of the next token."""
         return self.embed.attend(hidden)
+
+    def unembedding(self) -> Unembedding:
+        """Returns what `logits` computes with."""
+        table = self.embed.table[...]
+        return Unembedding(table, 0, None, table.shape[0])
 
 
 def objective(model: Tiny, batch: Batch, *, key: jax.Array, teacher: Tiny | None):

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from mmjax.nn import stack
 from mmjax.nn.block import Block, GatedBlock
 from mmjax.nn.cache import KeyValue, recall, zeros
-from mmjax.nn.layers import Embed, Linear, Norm
+from mmjax.nn.layers import Embed, Linear, Norm, Unembedding
 from mmjax.nn.positions import Learned, Rotary, Sinusoidal
 from mmjax.sharding import w_DV, w_VD
 
@@ -124,6 +124,16 @@ class Decoder(nnx.Module):
         if y.shape[-1] == self.vocab:
             return y
         return jnp.where(jax.lax.broadcasted_iota(jnp.int32, (1, 1, y.shape[-1]), 2) < self.vocab, y, -jnp.inf)
+
+    def unembedding(self) -> Unembedding:
+        """Returns what `logits` computes with."""
+        if self.head is None:
+            table, axis, bias = self.embed.table[...], 0, None
+        else:
+            table, axis, bias = self.head.kernel[...], 1, None if self.head.bias is None else self.head.bias[...]
+            if self.head.lora is not None:
+                table = table + self.head.lora.kernel()
+        return Unembedding(table, axis, bias, self.vocab, self.logit_scale, self.logit_cap)
 
     def init_cache(self, rows: int, length: int, dtype: DTypeLike) -> Cache:
         """Returns an empty cache for `rows` rows of at most `length` tokens."""

@@ -21,6 +21,7 @@ from mmjax.models.patches import Patches
 from mmjax.models.resampler import Resampler
 from mmjax.models.state import StateVector
 from mmjax.models.vision import Vit
+from mmjax.nn.layers import Unembedding
 from mmjax.sharding import reshape_rows
 
 Encoder = Vit.Config | Patches.Config
@@ -158,6 +159,10 @@ class Vlm(nnx.Module):
     def logits(self, hidden: Float[Array, 'B L D']) -> Float[Array, 'B L V']:
         """Returns float32 scores of the next token; those of the vocabulary's padding are -inf."""
         return self.decoder.logits(hidden)
+
+    def unembedding(self) -> Unembedding:
+        """Returns what `logits` computes with."""
+        return self.decoder.unembedding()
 
     def init_cache(self, rows: int, length: int, dtype: DTypeLike) -> Cache:
         """Returns an empty cache for `rows` rows of at most `length` tokens."""

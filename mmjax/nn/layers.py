@@ -6,6 +6,7 @@ A part computes in the type of its parameters (the caller casts those); statisti
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -180,6 +181,17 @@ class Embed(nnx.Module):
             preferred_element_type=jnp.float32,
             out_sharding=sharding.where(sharding.act_BLV),
         )
+
+
+class Unembedding(NamedTuple):
+    """What scores of the next token are made of, for who never holds them all: cap(scale * (x @ table + bias))."""
+
+    table: Float[Array, '...']  # [V, D] or [D, V]
+    vocab_axis: int  # of the table
+    bias: Float[Array, 'V'] | None
+    vocab: int  # columns behind it are padding and have no score
+    scale: float = 1.0
+    soft_cap: float | None = None  # scores become cap * tanh(scores / cap)
 
 
 def _look_up(table: Float[Array, 'v D'], ids: Int[Array, 'B L']) -> Float[Array, 'B L D']:

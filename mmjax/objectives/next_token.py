@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predicting the next token: cross entropy in float32, a chunk of the row at a time.
+"""Predicting the next token: cross entropy in float32, a chunk of tokens at a time.
 
-B rows, L tokens, C tokens of a chunk, D width, V vocabulary.
+B rows, L tokens, D width.
 """
 
 import dataclasses
-import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mmjax import sharding
-
-# Tokens of a device whose logits exist at a time: 512 MB in float32 for a vocabulary of 32 000.
-CHUNK = 4096
+from pallas_kernels.cross_entropy import Scores, cross_entropy
 
 
 @dataclasses.dataclass(kw_only=True, unsafe_hash=True)
@@ -38,7 +34,8 @@ def next_token(
 ) -> tuple[Float[Array, ''], Float[Array, ''], dict[str, Float[Array, '']]]:
     """Returns (sum of weighted losses, sum of weights, sums for the log) of a batch.
 
-    The label of place l is tokens[l + 1], and weight[l] says how much it counts; the last place has no label.
+    The label of place l is tokens[l + 1], and weight[l] says how much it counts; the last place has no label. Only the
+    first sum has gradients.
     """
     labels = jnp.roll(batch.tokens, -1, axis=1)
     weight = batch.weight.at[:, -1].set(0.0)
@@ -54,38 +51,14 @@ def token_losses(
     z_loss: float = 0.0,
     chunk: int | None = None,
 ) -> tuple[Float[Array, ''], Float[Array, ''], dict[str, Float[Array, '']]]:
-    """Returns the sums of next_token for given labels; the logits of `chunk` places of each row exist at a time."""
-    rows, length = hidden.shape[:2]
-    shards = math.prod(sharding.axis_size(axis) for axis in sharding.ROWS)
-    chunk = chunk or max(1, CHUNK * shards // rows)
-    count = -(-length // chunk)
-    size = -(-length // count)
-    cut = lambda x: jnp.moveaxis(
-        jnp.pad(x, ((0, 0), (0, count * size - length)) + ((0, 0),) * (x.ndim - 2)).reshape(
-            x.shape[0], count, size, *x.shape[2:]
-        ),
-        1,
-        0,
+    """Returns the sums of next_token for given labels; the scores of `chunk` tokens of a device exist at a time."""
+    head = model.unembedding()
+    scores = Scores(
+        vocab=head.vocab, vocab_axis=head.vocab_axis, scale=head.scale, soft_cap=head.soft_cap, z_loss=z_loss
     )
-
-    def step(sums: dict[str, Array], part: tuple[Array, Array, Array]) -> tuple[dict[str, Array], None]:
-        hidden, labels, weight = part
-        logits = model.logits(hidden)
-        total = jax.nn.logsumexp(logits, axis=-1)
-        # Compared, not gathered: the vocabulary may be split over devices.
-        own = labels[..., None] == jax.lax.broadcasted_iota(labels.dtype, (1, 1, logits.shape[-1]), 2)
-        label = jnp.where(own, logits, 0.0).sum(axis=-1)
-        new = dict(
-            nll=total - label,
-            z_loss=z_loss * jnp.square(total),
-            correct=(label >= logits.max(axis=-1)).astype(jnp.float32),
-        )
-        return {name: sums[name] + (weight * value).sum() for name, value in new.items()}, None
-
-    zeros = dict.fromkeys(('nll', 'z_loss', 'correct'), jnp.zeros(()))
-    if count == 1:
-        sums, _ = step(zeros, (hidden, labels, weight))
-    else:
-        # The backward pass computes a chunk's logits again, or all chunks' would be kept for it.
-        sums, _ = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), zeros, (cut(hidden), cut(labels), cut(weight)))
-    return sums['nll'] + sums['z_loss'], weight.sum(), sums
+    tokens = labels.size
+    flat = lambda x: sharding.reshape_rows(x, (tokens, *x.shape[2:]))
+    loss, sums = cross_entropy(
+        flat(hidden), head.table, flat(labels), flat(weight), scores, bias=head.bias, chunk=chunk
+    )
+    return loss, weight.sum(), sums._asdict()
