@@ -29,6 +29,7 @@ class Batch(NamedTuple):
     media_size: np.ndarray | None = None  # [B, M, 3]    frames, patch rows, patch columns; 0 where there is no medium
     states: np.ndarray | None = None  # [B, S, width] f32
     expert: np.ndarray | None = None  # [B, L]       1 where a block's second set of weights reads the token
+    words: np.ndarray | None = None  # [B, M, W]    what the connector reads beside the medium; -1 behind the last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,3 +50,5 @@ class MediaSpec:
     state_width: int = 0  # length of a State vector; 0: the model reads none
     ends: int = 0  # tokens at either end of a medium that stand for none of its features
     experts: bool = False  # media tokens are read by weights of their own: the batch says which
+    words: int = 0  # W: the most words that the connector reads beside a medium; 0: it reads none
+    words_vocab: int = 0  # how many ids of such words it knows

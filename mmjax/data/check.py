@@ -63,6 +63,7 @@ class _Check:
             'media_size': (rows, media, 3),
             'states': (rows, states, spec.state_width),
             'expert': (rows, length),
+            'words': (rows, media, spec.words),
         }
         for name, array in b._asdict().items():
             if array is None:
@@ -134,6 +135,11 @@ class _Check:
             self.values(b.slot, np.take_along_axis(there, b.slot, axis=1), 'slot {} of a medium that is not there',
                         'its media_size is 0')  # fmt: skip
             self._each_once(total)
+        if b.words is not None:
+            known = (b.words >= -1) & (b.words < spec.words_vocab)
+            self.values(
+                b.words, known, 'word {} beside a medium', f'the connector knows {spec.words_vocab}, and -1 for none'
+            )
         if b.media_span is not None:
             start, end = b.media_span[..., 0], b.media_span[..., 1]
             known = (start >= 0) & (start <= end) & (end <= count * spec.tokens)

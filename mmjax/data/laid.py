@@ -34,6 +34,7 @@ class Laid:
     media_span: np.ndarray  # [l, 2] int32
     media: list[Image | Video] = dataclasses.field(default_factory=list)
     media_size: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 3), np.int32))  # [m, 3]
+    words: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))  # beside each medium
     states: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     @property

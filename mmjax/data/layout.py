@@ -18,6 +18,7 @@ import numpy as np
 
 from mmjax.batch import MediaSpec
 from mmjax.data import masks
+from mmjax.data.beside import Beside
 from mmjax.data.coordinates import Cells, Numbers
 from mmjax.data.images import Fit
 from mmjax.data.laid import Laid, Shape
@@ -46,6 +47,7 @@ class Layout:
         image: ImageFormat = dataclasses.field(default_factory=ImageFormat)
         text: TextFormat = dataclasses.field(default_factory=TextFormat)
         coordinates: Numbers | Cells | None = None  # None: regions are their words alone
+        beside: Beside.Config | None = None  # the words that a connector reads beside each picture
         state: str = '<state>'  # the special token where a state stands
         fit: str = 'squash'  # squash, pad, crop, inside
         fill: tuple[int, int, int] = (122, 116, 104)  # colour of what a picture does not cover
@@ -71,6 +73,10 @@ class Layout:
         self.shape = Shape(c.max_tokens, c.max_media if spec.tokens else 0, c.max_states)
         self.pad = 0  # padding sees nothing and nobody sees it: any id will do
         self.problems = Problems()  # what was left out of documents that were kept
+        if bool(spec.words) != bool(c.beside):
+            reads = f'reads {spec.words} words beside each picture' if spec.words else 'reads no words beside pictures'
+            raise ValueError(f'the connector {reads}; layout.beside must be {"set" if spec.words else "None"}')
+        self.beside = c.beside.build(spec) if c.beside else None
         self.fit = None
         if spec.tokens:
             fit = Fit.Config(height=spec.height, width=spec.width, mode=c.fit, fill=c.fill, patch=spec.patch)
@@ -197,6 +203,7 @@ class Layout:
             media=[unit.medium for unit in media],
             media_size=np.array([unit.size for unit in media], np.int32).reshape(-1, 3),
             states=states,
+            **({'words': self.beside(document)} if self.beside else {}),
         )
 
     def _span(self, weight: np.ndarray, places: np.ndarray) -> np.ndarray:

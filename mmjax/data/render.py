@@ -71,6 +71,7 @@ def _empty(shape: Shape, spec: MediaSpec, documents: Sequence[Laid], pad: int) -
         media_size=np.zeros((media, 3), np.int32) if media else None,
         states=np.zeros((shape.states, spec.state_width), np.float32) if shape.states else None,
         expert=np.zeros(n, np.int32) if media and spec.experts else None,
+        words=np.full((media, spec.words), -1, np.int32) if media and spec.words else None,
     )
 
 
@@ -87,5 +88,7 @@ def _place(row: Batch, d: Laid, there: slice, medium: int, state: int, shape: Sh
     if row.media_span is not None:
         seen = d.media_span[:, :1] < d.media_span[:, 1:]
         row.media_span[there] = np.where(seen, d.media_span + first, 0)
+    if row.words is not None:
+        row.words[medium : medium + len(d.media), : len(d.words)] = d.words
     for s, vector in enumerate(d.states, start=state):
         row.states[s] = vector

@@ -114,6 +114,16 @@ def vicuna() -> Format:
     )
 
 
+def blip() -> Format:
+    """[DEC]words[SEP]: the sign that begins the words is also the place of the picture, which all of them look at."""
+    return Format(image=ImageFormat(placeholder='[DEC]'), text=TextFormat(end='[SEP]'))
+
+
+def blip2(begin: str = '</s>', end: str = '\n') -> Format:
+    """[picture] </s>words\\n, as BLIP-2 before OPT writes; before Vicuna the signs are <s> and </s>."""
+    return Format(image=ImageFormat(after=begin), text=TextFormat(end=end))
+
+
 def shikra() -> Format:
     """Vicuna's turns, pictures between <im_start> and <im_end>."""
     image = ImageFormat(placeholder='<im_patch>', before='<im_start>', after='<im_end>')

@@ -18,8 +18,8 @@ import numpy as np
 import sentencepiece
 import tokenizers
 
-# What format strings may write: <name>, <|name|> and |NAME|. A format string cannot mean such text literally.
-SPECIAL = re.compile(r'<[^<>\s]+>|\|[A-Z_]+\|')
+# What format strings may write: <name>, <|name|>, |NAME| and [NAME]. They cannot mean such text literally.
+SPECIAL = re.compile(r'<[^<>\s]+>|\|[A-Z_]+\||\[[A-Z]+\]')
 BYTE = re.compile(r'<0x([0-9A-F]{2})>')
 
 

@@ -5,7 +5,7 @@ B rows, L tokens, S cache places, D width, V vocabulary (padded), T media tokens
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from mmjax.nn import stack
-from mmjax.nn.block import Block, GatedBlock
+from mmjax.nn.block import Block, CrossBranch, GatedBlock
 from mmjax.nn.cache import KeyValue, recall, zeros
-from mmjax.nn.layers import Embed, Linear, Norm, Unembedding
+from mmjax.nn.layers import Embed, Linear, Norm, Unembedding, parameter
+from mmjax.nn.mlp import Transform
 from mmjax.nn.positions import Learned, Rotary, Sinusoidal
-from mmjax.sharding import w_DV, w_VD
+from mmjax.sharding import P, w_DV, w_VD
 
 
 class Cache(NamedTuple):
@@ -29,7 +30,7 @@ class Cache(NamedTuple):
 
 
 class Decoder(nnx.Module):
-    """A decoder-only Transformer. What the tokens may see is the caller's business: it comes in as spans."""
+    """A Transformer over tokens. What they may see is the caller's business: spans make it a decoder or an encoder."""
 
     @dataclasses.dataclass(kw_only=True)
     class Config:
@@ -37,7 +38,9 @@ class Decoder(nnx.Module):
         width: int
         depth: int
         block: Block.Config
+        embed_norm: Norm.Config | None = None  # of what enters the first block, positions included (BERT)
         norm: Norm.Config | None = dataclasses.field(default_factory=Norm.Config)  # after the last block
+        transform: Transform.Config | None = None  # of what leaves, before the head (BERT)
         position: Rotary.Config | Sinusoidal.Config | Learned.Config | None = dataclasses.field(
             default_factory=Rotary.Config
         )
@@ -59,18 +62,19 @@ class Decoder(nnx.Module):
         def build(
             self,
             *,
-            cross: GatedBlock.Config | None = None,
+            cross: GatedBlock.Config | CrossBranch.Config | None = None,
             every: int = 1,
             first: int = 0,
             media_width: int | None = None,
             rngs: nnx.Rngs,
         ) -> 'Decoder':
-            """Builds the model; `cross` blocks over media stand before the layers first, first + every, ..."""
+            """Builds the model; parts that look at media stand at the layers first, first + every, ...
+
+            A GatedBlock stands before its layer, a CrossBranch within it, between its attention and its MLP.
+            """
             return Decoder(self, cross, every, first, media_width or self.width, rngs=rngs)
 
-    def __init__(self, c: Config, cross: GatedBlock.Config | None, every: int, first: int, media_width: int, *, rngs):
-        if c.tied and c.head_bias:
-            raise ValueError('a tied head has no bias: set Decoder.Config.tied or head_bias to False')
+    def __init__(self, c: Config, cross: Any, every: int, first: int, media_width: int, *, rngs: nnx.Rngs):
         self.vocab, self.depth, self.remat = c.vocab, c.depth, c.remat
         self.embed_scale, self.input_scale = c.embed_scale, c.input_scale
         self.logit_scale, self.logit_cap = c.logit_scale, c.logit_cap
@@ -84,8 +88,12 @@ class Decoder(nnx.Module):
         self.every, self.first = every, first
         inserted = lambda r: cross.build(c.width, media_width, rngs=r)
         self.xattn = stack.build(inserted, len(stack.crossings(c.depth, every, first)), rngs) if cross else None
+        self.inside = isinstance(cross, CrossBranch.Config)
+        self.embed_norm = c.embed_norm.build(c.width, rngs=rngs) if c.embed_norm else None
         self.norm = c.norm.build(c.width, rngs=rngs) if c.norm else None
+        self.transform = c.transform.build(c.width, rngs=rngs) if c.transform else None
         self.head = None if c.tied else Linear(c.width, c.padded_vocab, bias=c.head_bias, spec=w_DV, rngs=rngs)
+        self.bias = parameter(jnp.zeros(c.padded_vocab), P('tp')) if c.tied and c.head_bias else None
 
     def embed_tokens(self, tokens: Int[Array, 'B L']) -> Float[Array, 'B L D']:
         """Returns the vectors of tokens, before positions; media may be spliced among them."""
@@ -94,10 +102,11 @@ class Decoder(nnx.Module):
         return x if self.embed_scale == 1 else x * jnp.asarray(self.embed_scale, x.dtype)
 
     def enter(self, x: Float[Array, 'B L D'], position: Int[Array, 'B L']) -> Float[Array, 'B L D']:
-        """Returns what the first block gets: everything scaled, with the positions that are added."""
+        """Returns what the first block gets: everything scaled, with the positions that are added, and normed."""
         if self.input_scale != 1:
             x = x * jnp.asarray(self.input_scale, x.dtype)
-        return x if self.position is None else x + self.position(position).astype(x.dtype)
+        x = x if self.position is None else x + self.position(position).astype(x.dtype)
+        return x if self.embed_norm is None else self.embed_norm(x)
 
     def __call__(
         self,
@@ -109,15 +118,17 @@ class Decoder(nnx.Module):
         media_span: Int[Array, 'B L 2'] | None = None,
         expert: Int[Array, 'B L'] | None = None,
     ) -> Float[Array, 'B L D']:
-        """Returns the hidden states after the last norm; media are for cross-attention blocks only.
+        """Returns the hidden states after the last norm; media are for the parts that look at them only.
 
-        `expert` names the tokens that the blocks' second set of weights reads, where they have one.
+        Without media a model with CrossBranches runs as if it had none: BLIP's text encoder alone. `expert` names the
+        tokens that the blocks' second set of weights reads, where they have one.
         """
         return self._fold(x, span, position, media=media, media_span=media_span, expert=expert)[0]
 
     def logits(self, hidden: Float[Array, 'B L D']) -> Float[Array, 'B L V']:
         """Returns float32 scores of the next token; those of the vocabulary's padding are -inf."""
         y = self.embed.attend(hidden) if self.head is None else self.head(hidden, jnp.float32)
+        y = y if self.bias is None else y + self.bias[...]
         y = y * self.logit_scale
         if self.logit_cap is not None:
             y = self.logit_cap * jnp.tanh(y / self.logit_cap)
@@ -128,7 +139,7 @@ class Decoder(nnx.Module):
     def unembedding(self) -> Unembedding:
         """Returns what `logits` computes with."""
         if self.head is None:
-            table, axis, bias = self.embed.table[...], 0, None
+            table, axis, bias = self.embed.table[...], 0, None if self.bias is None else self.bias[...]
         else:
             table, axis, bias = self.head.kernel[...], 1, None if self.head.bias is None else self.head.bias[...]
             if self.head.lora is not None:
@@ -182,21 +193,23 @@ class Decoder(nnx.Module):
         turn = self.rotary(position) if self.rotary is not None else None
         place = None if write is None else write[:, None] + jnp.arange(x.shape[1])
 
-        def body(carry, block, layer):
-            x, text = carry
+        def body(carry, block, layer, inserted=None):
+            (x, text), look = carry, None
             remember = None if text is None else lambda fresh: recall(text, fresh, layer, write)
-            return block(x, span, turn, remember=remember, place=place, expert=expert)
+            if inserted is not None:
+                part, kv = inserted
+                kv = part.keys_values(media) if kv is None else kv
+                look = lambda x: part(x, kv, media_span)
+            x = x if look is None or self.inside else look(x)
+            between = look if self.inside else None
+            return block(x, span, turn, remember=remember, place=place, expert=expert, between=between)
 
-        def cross(carry, inserted):
-            block, kv = inserted
-            kv = block.keys_values(media) if kv is None else kv
-            return block(carry[0], kv, media_span), carry[1]
-
-        if self.xattn is None:
+        if self.xattn is None or (self.inside and media is None and kept is None):
             x, text = stack.run(body, (x, text), self.blocks, policy=self.remat)
         else:
             x, text = stack.run_crossed(
-                body, cross, (x, text), self.blocks, (self.xattn, kept),
+                body, (x, text), self.blocks, (self.xattn, kept),
                 every=self.every, first=self.first, policy=self.remat,
             )  # fmt: skip
-        return x if self.norm is None else self.norm(x), text
+        x = x if self.norm is None else self.norm(x)
+        return x if self.transform is None else self.transform(x), text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fusion: how media tokens reach the text. They stand among it, or the text looks at them through gated blocks."""
+"""Fusion: how media tokens reach the text. They stand among it, or the text looks at them through cross-attention."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mmjax.nn.block import GatedBlock
+from mmjax.nn.block import CrossBranch, GatedBlock
 
 
 class Splice:
@@ -19,17 +19,17 @@ class Splice:
 
 
 class CrossAttention:
-    """Gated blocks stand before some of the decoder's layers, and a token looks at the media of its media_span."""
+    """A token looks at the media of its media_span, before some of the decoder's layers or within them (BLIP)."""
 
     @dataclasses.dataclass(kw_only=True)
     class Config:
-        block: GatedBlock.Config
+        block: GatedBlock.Config | CrossBranch.Config
         every: int = 4
-        first: int | None = None  # blocks stand before layers first, first + every, ...; None: every - 1
+        first: int | None = None  # they stand at the layers first, first + every, ...; None: every - 1
 
         @property
         def start(self) -> int:
-            """The first layer that has a block before it."""
+            """The first layer that has one."""
             return self.every - 1 if self.first is None else self.first
 
 

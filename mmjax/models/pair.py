@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pair of towers, one for pictures and one for text, whose vectors are compared (CLIP, SigLIP).
+"""A pair of towers, one for pictures and one for text, whose vectors are compared (CLIP, SigLIP, BLIP).
 
 N pictures or texts, L tokens, D width of the common space.
 """
@@ -17,14 +17,19 @@ from mmjax.batch import Batch, MediaSpec
 from mmjax.models.connector import unit
 from mmjax.models.decoder import Decoder
 from mmjax.models.vision import Vit, everything
+from mmjax.nn.block import CrossBranch
 from mmjax.nn.layers import Linear, parameter
-from mmjax.sharding import ROWS, P, w_LD
+from mmjax.sharding import ROWS, P, w_DE, w_LD
 
-POOLS = ('first', 'largest', 'last')
+POOLS = ('start', 'first', 'largest', 'last')
 
 
 class Pair(nnx.Module):
-    """Two towers and the scale (and bias) of their vectors' products."""
+    """Two towers and the scale (and bias) of their vectors' products.
+
+    With `cross`, texts may also look at a picture while they are read, and a head says whether the two belong together
+    (BLIP's image-text matching).
+    """
 
     @dataclasses.dataclass(kw_only=True)
     class Config:
@@ -32,14 +37,17 @@ class Pair(nnx.Module):
         text: Decoder.Config
         width: int  # D
         project_image: bool = False  # False: the tower's own vector, which then has width D
+        image_bias: bool = False  # of the pictures' projection
         text_bias: bool = False  # of the text's projection
+        cross: CrossBranch.Config | None = None  # in every block of the text tower
         causal: bool = False  # a token sees those before it; False: all of them
         # The token behind a text's end that is read like any other, up to the row's end, and pooled; None: padding is
         # not read (see `vectors`).
         read_pad: int | None = None
-        pool: str = 'last'  # the text's vector is that of: the 'first' pool_id, the 'largest' id, the 'last' place
+        # The text's vector is that of: the 'start', the 'first' pool_id, the 'largest' id, the 'last' place.
+        pool: str = 'last'
         pool_id: int = 0
-        init_scale: float = 1 / 0.07
+        init_scale: float | None = 1 / 0.07  # None: products are not scaled
         max_scale: float | None = None
         logit_bias: bool = False
         init_bias: float = -10.0
@@ -68,11 +76,13 @@ class Pair(nnx.Module):
             raise ValueError(f'pictures have width {c.vision.width}, the common space {c.width}: set project_image')
         self.causal, self.pool, self.pool_id, self.read_pad = c.causal, c.pool, c.pool_id, c.read_pad
         self.max_scale = c.max_scale
-        self.vision, self.text = c.vision.build(rngs=rngs), c.text.build(rngs=rngs)
-        image = Linear(c.vision.width, c.width, bias=False, spec=w_LD, rngs=rngs) if c.project_image else None
-        self.image_projection = image
+        self.vision = c.vision.build(rngs=rngs)
+        self.text = c.text.build(cross=c.cross, media_width=c.vision.width, rngs=rngs)
+        project = lambda: Linear(c.vision.width, c.width, bias=c.image_bias, spec=w_LD, rngs=rngs)
+        self.image_projection = project() if c.project_image else None
         self.text_projection = Linear(c.text.width, c.width, bias=c.text_bias, spec=w_LD, rngs=rngs)
-        self.scale = parameter(jnp.array(math.log(c.init_scale)), P())
+        self.verdict = Linear(c.text.width, 2, bias=True, spec=w_DE, rngs=rngs) if c.cross else None
+        self.scale = parameter(jnp.array(math.log(c.init_scale)), P()) if c.init_scale else None
         self.bias = parameter(jnp.array(c.init_bias), P()) if c.logit_bias else None
 
     def vectors(self, batch: Batch) -> tuple[Float[Array, 'N D'], Float[Array, 'N D'], Bool[Array, 'N']]:
@@ -91,12 +101,20 @@ class Pair(nnx.Module):
 
     def gain(self) -> tuple[Float[Array, ''], Float[Array, '']]:
         """Returns the scale and the bias of similarities, float32."""
-        scale = jnp.exp(self.scale[...].astype(jnp.float32))
+        scale = jnp.ones(()) if self.scale is None else jnp.exp(self.scale[...].astype(jnp.float32))
         scale = scale if self.max_scale is None else jnp.minimum(scale, self.max_scale)
         return scale, jnp.zeros(()) if self.bias is None else self.bias[...].astype(jnp.float32)
 
-    def read(self, tokens: Int[Array, 'N L'], length: Int[Array, 'N'] | None = None) -> Float[Array, 'N L E']:
-        """Returns the text tower's hidden states; tokens from `length` on see nothing and are not seen."""
+    def read(
+        self,
+        tokens: Int[Array, 'N L'],
+        length: Int[Array, 'N'] | None = None,
+        features: Float[Array, 'N P W'] | None = None,
+    ) -> Float[Array, 'N L E']:
+        """Returns the text tower's hidden states; tokens from `length` on see nothing and are not seen.
+
+        With the features of a picture for each text, every token looks at all of them.
+        """
         rows, places = tokens.shape
         span = sharding.place(everything(rows, places, places), P(ROWS, None, None))
         position = sharding.broadcast_rows(jnp.arange(places), rows)
@@ -105,13 +123,21 @@ class Pair(nnx.Module):
         if length is not None:
             end = jnp.where(position < length[:, None], jnp.minimum(span[..., 1], length[:, None]), 0)
             span = span.at[..., 1].set(end)
-        return self.text(self.text.embed_tokens(tokens), span, position)
+        looks = None
+        if features is not None:
+            seen = span[..., 0] < span[..., 1]
+            looks = jnp.stack([seen * 0, seen * features.shape[1]], axis=-1)
+        return self.text(self.text.embed_tokens(tokens), span, position, media=features, media_span=looks)
+
+    def match(
+        self, features: Float[Array, 'N P W'], tokens: Int[Array, 'N L'], length: Int[Array, 'N'] | None = None
+    ) -> Float[Array, 'N 2']:
+        """Returns logits of (no, yes): whether text n belongs to the picture whose features stand at n."""
+        return self.verdict(self._pooled(tokens, self.read(tokens, length, features)))
 
     def texts(self, tokens: Int[Array, 'N L'], length: Int[Array, 'N'] | None = None) -> Float[Array, 'N D']:
         """Returns the vectors of texts, not yet of length 1."""
-        own = sharding.place(self._place(tokens), P(ROWS))
-        hidden = jax.vmap(lambda row, place: row[place])(self.read(tokens, length), own)
-        return self.text_projection(hidden)
+        return self.text_projection(self._pooled(tokens, self.read(tokens, length)))
 
     def images(self, pixels: UInt8[Array, 'N h w 3'] | Float[Array, 'N h w 3']) -> Float[Array, 'N D']:
         """Returns the vectors of pictures, not yet of length 1."""
@@ -125,7 +151,9 @@ class Pair(nnx.Module):
         # Every device compares its pictures with all texts.
         return scale * jnp.einsum('ND,MD->NM', images, sharding.place(texts, P())) + bias
 
-    def _place(self, tokens: Int[Array, 'N L']) -> Int[Array, 'N']:
-        if self.pool == 'last':
-            return jnp.full(tokens.shape[0], tokens.shape[1] - 1)
-        return jnp.argmax(tokens == self.pool_id if self.pool == 'first' else tokens, axis=1)
+    def _pooled(self, tokens: Int[Array, 'N L'], hidden: Float[Array, 'N L E']) -> Float[Array, 'N E']:
+        if self.pool in ('start', 'last'):
+            return hidden[:, 0 if self.pool == 'start' else -1]
+        place = jnp.argmax(tokens == self.pool_id if self.pool == 'first' else tokens, axis=1)
+        place = sharding.place(place, P(ROWS))
+        return jax.vmap(lambda row, place: row[place])(hidden, place)

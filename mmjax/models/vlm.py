@@ -18,6 +18,8 @@ from mmjax.models.decoder import Cache, Decoder
 from mmjax.models.fusion import CrossAttention, Splice, splice
 from mmjax.models.gated import GatedConnector
 from mmjax.models.patches import Patches
+from mmjax.models.qformer import Qformer
+from mmjax.models.reader import Reader
 from mmjax.models.resampler import Resampler
 from mmjax.models.state import StateVector
 from mmjax.models.vision import Vit
@@ -31,6 +33,8 @@ Connector = (
     | connector.AttentionPool.Config
     | Resampler.Config
     | GatedConnector.Config
+    | Reader.Config
+    | Qformer.Config
 )
 
 
@@ -65,7 +69,14 @@ class Vlm(nnx.Module):
                 state_width=state_width,
                 ends=getattr(self.connector, 'ends', 0),
                 experts=self.decoder.block.expert is not None,
+                words=self.words,
+                words_vocab=getattr(self.connector, 'words_vocab', 0),
             )
+
+        @property
+        def words(self) -> int:
+            """The most words that the connector reads beside a medium."""
+            return getattr(self.connector, 'most_words', 0)
 
         def token_grid(self, frames: int, patch_rows: int, patch_columns: int) -> tuple[int, int]:
             """Returns the rows and columns of the tokens that a medium of so many frames and patches gives."""
@@ -111,7 +122,7 @@ class Vlm(nnx.Module):
                 'Block.Config.expert reads media that stand among the words, and cross-attention puts none there: '
                 'set Vlm.Config.fusion to Splice or expert to None'
             )
-        self.extra_features = c.extra_features
+        self.extra_features, self.words = c.extra_features, c.words
         crossing = c.fusion if isinstance(c.fusion, CrossAttention.Config) else None
         # Among text, media are as wide as text; looked at through cross-attention, they keep the encoder's width.
         width = None if crossing else c.decoder.width
@@ -145,7 +156,9 @@ class Vlm(nnx.Module):
         x = reshape_rows(features, (b * m, t * n, features.shape[4]))
         if self.connector is not None:
             per_frame = size[..., 1] * size[..., 2] + self.extra_features
-            x = self.connector(x, reshape_rows(size[..., 0] * per_frame, (b * m,)))
+            words = None if batch.words is None else reshape_rows(batch.words, (b * m, batch.words.shape[2]))
+            read = (words,) if self.words else ()
+            x = self.connector(x, reshape_rows(size[..., 0] * per_frame, (b * m,)), *read)
         x = reshape_rows(x, (b, m, *x.shape[1:]))
         # A medium that is not there gives zeros, whatever biases and latents made of its blank pixels.
         x = jnp.where((size[..., 0] > 0)[..., None, None], x, 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transformer blocks: one for self-attention, one that looks at media through tanh gates."""
+"""Transformer blocks: one for self-attention, and two parts by which tokens look at something else."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,6 +19,8 @@ from mmjax.sharding import P, b_D
 
 # Takes a layer's fresh keys and values; returns those to look at, and what is to be kept of them.
 Remember = Callable[[KeyValue], tuple[KeyValue, Any]]
+# Changes the sums between a block's attention and its MLP: a CrossBranch with what it looks at.
+Between = Callable[[Array], Array]
 
 
 def _build(norm: Norm.Config | None, width: int, rngs: nnx.Rngs) -> Norm | None:
@@ -38,6 +40,7 @@ class Block(nnx.Module):
         mlp: Mlp.Config
         norm: Norm.Config | None = dataclasses.field(default_factory=Norm.Config)  # of each branch's input
         post_norm: Norm.Config | None = None  # of each branch's output, before the sum
+        sum_norm: Norm.Config | None = None  # of each sum (the first Transformer, BERT)
         parallel: bool = False  # x + attn(norm x) + mlp(norm x)
         shared_norm: bool = True  # parallel: one norm for both branches
         expert: Expert.Config | None = None  # a second set of weights, for the tokens that the batch names
@@ -48,14 +51,18 @@ class Block(nnx.Module):
             return Block(self, width, rngs=rngs)
 
     def __init__(self, c: Config, width: int, *, rngs: nnx.Rngs):
+        if c.parallel and c.sum_norm:
+            raise ValueError('Block.Config.parallel makes one sum of both branches: sum_norm has no place in it')
         self.parallel = c.parallel
         self.attn_norm = _build(c.norm, width, rngs)
         self.attn = c.attn.build(width, out_scale=c.out_scale, rngs=rngs)
         self.attn_post_norm = _build(c.post_norm, width, rngs)
+        self.attn_sum_norm = _build(c.sum_norm, width, rngs)
         self.shared_norm = c.parallel and c.shared_norm
         self.mlp_norm = None if self.shared_norm else _build(c.norm, width, rngs)
         self.mlp = c.mlp.build(width, out_scale=c.out_scale, rngs=rngs)
         self.mlp_post_norm = _build(c.post_norm, width, rngs)
+        self.mlp_sum_norm = _build(c.sum_norm, width, rngs)
         self.expert = c.expert.build(width, c.attn, out_scale=c.out_scale, rngs=rngs) if c.expert else None
 
     def __call__(
@@ -67,6 +74,7 @@ class Block(nnx.Module):
         remember: Remember | None = None,
         place: Int[Array, 'B L'] | None = None,
         expert: Int[Array, 'B L'] | None = None,
+        between: Between | None = None,
     ) -> tuple[Float[Array, 'B L D'], Any]:
         """Returns the block's output and what `remember` kept of its keys and values (None without).
 
@@ -81,11 +89,46 @@ class Block(nnx.Module):
         q = either(self.attn.queries(h, turn), lambda e: e.attn.queries(h, turn))
         y = self.attn.collect(q, kv, span, place)
         y = x + _apply(self.attn_post_norm, either(self.attn.out(y), lambda e: e.attn.out(y)))
+        y = _apply(self.attn_sum_norm, y)
+        y = y if between is None else between(y)
         if not self.parallel:
             h = _apply(self.mlp_norm, y)
         elif not self.shared_norm:
             h = _apply(self.mlp_norm, x)
-        return y + _apply(self.mlp_post_norm, either(self.mlp(h), lambda e: e.mlp(h))), kept
+        y = y + _apply(self.mlp_post_norm, either(self.mlp(h), lambda e: e.mlp(h)))
+        return _apply(self.mlp_sum_norm, y), kept
+
+
+class CrossBranch(nnx.Module):
+    """x + attn(norm x, source), or norm(x + attn(x, source)): what a block of an encoder-decoder has beside the others.
+
+    A token whose span of the source is empty stays as it is, also where there is an output bias or a norm of the sum.
+    """
+
+    @dataclasses.dataclass(kw_only=True)
+    class Config:
+        attn: Attention.Config
+        norm: Norm.Config | None = dataclasses.field(default_factory=Norm.Config)  # of the branch's input
+        sum_norm: Norm.Config | None = None  # of the sum
+
+        def build(self, width: int, media_width: int, *, rngs: nnx.Rngs) -> 'CrossBranch':
+            """Builds a branch that looks at a source of the given width."""
+            return CrossBranch(self, width, media_width, rngs=rngs)
+
+    def __init__(self, c: Config, width: int, media_width: int, *, rngs: nnx.Rngs):
+        self.norm = _build(c.norm, width, rngs)
+        self.attn = c.attn.build(width, source_width=media_width, rngs=rngs)
+        self.sum_norm = _build(c.sum_norm, width, rngs)
+
+    def keys_values(self, media: Float[Array, 'B S E']) -> KeyValue:
+        """Returns the keys and values of a source, which decoding computes once."""
+        return self.attn.keys_values(media)
+
+    def __call__(self, x: Float[Array, 'B L D'], kv: KeyValue, span: Int[Array, 'B L 2']) -> Float[Array, 'B L D']:
+        """Returns x with what each token's span of the source adds to it."""
+        seen = (span[..., 0] < span[..., 1])[..., None]
+        y = x + self.attn(_apply(self.norm, x), kv, span)
+        return jnp.where(seen, _apply(self.sum_norm, y), x)
 
 
 class GatedBlock(nnx.Module):

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mmjax.nn.layers import Linear, Norm
-from mmjax.sharding import b_F, w_DF, w_FD
+from mmjax.sharding import b_F, w_DE, w_DF, w_FD
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     'gelu': lambda x: jax.nn.gelu(x, approximate=False),
@@ -53,3 +53,25 @@ class Mlp(nnx.Module):
         act, h = ACTIVATIONS[self.act], self.up(x)
         h = act(h) if self.gate is None else act(self.gate(x)) * h
         return self.down(h if self.inner_norm is None else self.inner_norm(h))
+
+
+class Transform(nnx.Module):
+    """norm(act(dense x)), of the same width: what stands before the head of a masked language model (BERT)."""
+
+    @dataclasses.dataclass(kw_only=True)
+    class Config:
+        act: str = 'gelu'
+        norm: Norm.Config = dataclasses.field(default_factory=Norm.Config)
+
+        def build(self, width: int, *, rngs: nnx.Rngs) -> 'Transform':
+            """Builds the part."""
+            return Transform(self, width, rngs=rngs)
+
+    def __init__(self, c: Config, width: int, *, rngs: nnx.Rngs):
+        self.act = c.act
+        self.dense = Linear(width, width, bias=True, spec=w_DE, rngs=rngs)
+        self.norm = c.norm.build(width, rngs=rngs)
+
+    def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... D']:
+        """Returns the transformed vectors."""
+        return self.norm(ACTIVATIONS[self.act](self.dense(x)))

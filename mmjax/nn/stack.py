@@ -61,8 +61,7 @@ def crossings(depth: int, every: int, first: int) -> list[int]:
 
 
 def run_crossed(
-    body: Callable[[Carry, Tree, jax.Array], Carry],
-    cross: Callable[[Carry, Tree], Carry],
+    body: Callable[[Carry, Tree, jax.Array, Tree | None], Carry],
     carry: Carry,
     blocks: Tree,
     inserted: Tree,
@@ -71,22 +70,28 @@ def run_crossed(
     first: int,
     policy: str,
 ) -> Carry:
-    """Folds over blocks with inserted ones before the layers `first`, `first` + every, ...
+    """Folds body(carry, block, layer number, inserted) over blocks; the layers `first`, `first` + every, ... get more.
 
-      every 3, first 2, depth 8      b b X b | b b X b | b b          one scan over whole groups, then what is left
+      every 3, first 2, depth 8      b b X | b b X | b b          one scan over whole groups, then what is left
 
-    The program holds at most two groups, however deep the model: it scans over groups and, within one, over blocks.
+    `inserted` is what stands at such a layer X, None for the others b; the body knows whether it comes before the
+    block or within it. The program holds at most two groups, however deep the model: it scans over groups and, within
+    one, over the blocks before X and behind it.
     """
     depth = jax.tree.leaves(blocks)[0].shape[0]
     whole = depth // every
+    plain = lambda carry, block, layer: body(carry, block, layer, None)
+    joint = remat(lambda carry, x: (body(carry, *x), None), policy)
 
     def group(carry: Carry, some: Tree, inserted: Tree | None, start: jax.Array | int) -> Carry:
         size = jax.tree.leaves(some)[0].shape[0]
         if first:
-            carry = run(body, carry, _part(some, 0, min(first, size)), first=start, policy=policy)
+            carry = run(plain, carry, _part(some, 0, min(first, size)), first=start, policy=policy)
         if size > first:
-            carry, _ = remat(lambda carry, x: (cross(carry, x), None), policy)(carry, inserted)
-            carry = run(body, carry, _part(some, first, size), first=start + first, policy=policy)
+            at = jnp.asarray(start + first)
+            carry, _ = joint(carry, (jax.tree.map(lambda x: x[first], some), at, inserted))
+        if size > first + 1:
+            carry = run(plain, carry, _part(some, first + 1, size), first=start + first + 1, policy=policy)
         return carry
 
     if whole:

@@ -93,7 +93,8 @@ class Patch:
 class Vocabulary:
     """Tables of words, public [words, D] each, that stand one after the other in ours, padded at the end with zeros.
 
-    `words` are the public tables' lengths; `transposed` says that ours is a head [D, V] and not a table [V, D].
+    A bias of words is a table without D. `words` are the public tables' lengths; `transposed` says that ours is a
+    head [D, V] and not a table [V, D].
     """
 
     words: tuple[int, ...]
@@ -105,7 +106,7 @@ class Vocabulary:
             raise ValueError(f'tables of {lengths} words, expected {self.words}')
         rows = shapes[0][1 if self.transposed else 0]
         joined = np.concatenate(public)
-        padded = np.concatenate([joined, np.zeros((rows - len(joined), joined.shape[1]), joined.dtype)])
+        padded = np.concatenate([joined, np.zeros((rows - len(joined), *joined.shape[1:]), joined.dtype)])
         return [padded.T if self.transposed else padded]
 
     def write(self, ours: list[np.ndarray]) -> list[np.ndarray]:

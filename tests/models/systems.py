@@ -25,7 +25,7 @@ from mmjax.models.state import StateVector
 from mmjax.models.vision import Vit
 from mmjax.models.vlm import Vlm
 from mmjax.nn.attention import Attention
-from mmjax.nn.block import Block, GatedBlock
+from mmjax.nn.block import Block, CrossBranch, GatedBlock
 from mmjax.nn.expert import Expert
 from mmjax.nn.layers import Norm
 from mmjax.nn.mlp import Mlp
@@ -68,7 +68,12 @@ EXPERT = dataclasses.replace(
         DECODER.block, expert=Expert.Config(attn=DECODER.block.attn, mlp=Mlp.Config(width=20, gated=True))
     ),
 )
-FUSIONS = {'splice': Splice.Config(), 'cross': CrossAttention.Config(block=GATED, every=2)}
+WITHIN = CrossBranch.Config(attn=BIASED, norm=None, sum_norm=Norm.Config())
+FUSIONS = {
+    'splice': Splice.Config(),
+    'cross': CrossAttention.Config(block=GATED, every=2),
+    'cross within': CrossAttention.Config(block=WITHIN, every=1),
+}
 
 
 def system(encoder: str = 'vit', connector: str = 'mlp', fusion: str = 'splice', **changes) -> Vlm.Config:

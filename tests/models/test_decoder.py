@@ -13,9 +13,9 @@ from flax import nnx
 from mmjax import sharding
 from mmjax.models.decoder import Decoder
 from mmjax.nn.attention import Attention
-from mmjax.nn.block import Block, GatedBlock
+from mmjax.nn.block import Block, CrossBranch, GatedBlock
 from mmjax.nn.layers import Norm
-from mmjax.nn.mlp import Mlp
+from mmjax.nn.mlp import Mlp, Transform
 from mmjax.nn.positions import Learned, Rotary, Sinusoidal
 from mmjax.sharding import P
 
@@ -23,6 +23,7 @@ B, L, MEDIA, WIDTH = 4, 8, 6, 12
 ATTN = Attention.Config(heads=4, kv_heads=2, head_width=4, q_bias=True)
 BLOCK = Block.Config(attn=ATTN, mlp=Mlp.Config(width=16, gated=True, act='silu'))
 CONFIG = Decoder.Config(vocab=20, width=WIDTH, depth=3, block=BLOCK, vocab_multiple=8)
+WITHIN = CrossBranch.Config(attn=Attention.Config(heads=2, head_width=4, o_bias=True), sum_norm=Norm.Config())
 GATED = GatedBlock.Config(attn=Attention.Config(heads=2, head_width=4), mlp=Mlp.Config(width=16), gate_init=0.5)
 LENGTHS = np.array([8, 5, 3, 6])  # of the prompts
 NEW = 3  # tokens after them
@@ -42,6 +43,15 @@ VARIANTS = {
     'learned': variant(position=Learned.Config(length=L + NEW), tied=True),
     'sinusoidal': variant(position=Sinusoidal.Config(offset=2), input_scale=3.0, embed_scale=2.0),
     'window': with_attn(window=3),
+    'bert': variant(
+        block=dataclasses.replace(BLOCK, norm=None, sum_norm=Norm.Config()),
+        embed_norm=Norm.Config(),
+        norm=None,
+        position=Learned.Config(length=L + NEW),
+        transform=Transform.Config(),
+        tied=True,
+        head_bias=True,
+    ),
     'parallel, one key head': variant(
         block=dataclasses.replace(
             BLOCK, parallel=True, attn=dataclasses.replace(ATTN, kv_heads=1, qk_norm=Norm.Config(kind='rms'))
@@ -50,7 +60,7 @@ VARIANTS = {
 }
 
 
-def model_of(c: Decoder.Config, cross: GatedBlock.Config | None = None) -> Decoder:
+def model_of(c: Decoder.Config, cross: GatedBlock.Config | CrossBranch.Config | None = None) -> Decoder:
     build = lambda rngs: c.build(cross=cross, every=2, first=1, media_width=MEDIA, rngs=rngs)
     return disturbed(build, by=0.2)
 
@@ -70,11 +80,14 @@ def looks(length: int) -> jax.Array:
     return jnp.tile(jnp.asarray(span), (B, 1, 1))
 
 
-@pytest.mark.parametrize('name', [*VARIANTS, 'cross-attention'])
+CROSSED = {'gated blocks before': (CONFIG, GATED), 'branches within': (VARIANTS['bert'], WITHIN)}
+
+
+@pytest.mark.parametrize('name', [*VARIANTS, *CROSSED])
 def test_cached_equals_full(name):
     """Prompts of different lengths stand left in their rows; each goes on where its own prompt ended."""
-    crossed = name == 'cross-attention'
-    model = model_of(CONFIG if crossed else VARIANTS[name], GATED if crossed else None)
+    crossed = name in CROSSED
+    model = model_of(*(CROSSED[name] if crossed else (VARIANTS[name],)))
     media = array(B, 5, MEDIA) if crossed else None
     args = lambda span: dict(media=media, media_span=span) if crossed else {}
 
@@ -218,6 +231,24 @@ def test_the_largest_model_is_named_without_its_memory():
     assert specs['blocks/attn/q/kernel'] == P(None, 'fsdp', 'tp', None)
 
 
-def test_refusals():
-    with pytest.raises(ValueError, match='a tied head has no bias'):
-        variant(tied=True, head_bias=True).build(rngs=nnx.Rngs(0))
+def test_bert_enters_and_leaves_through_norms():
+    model, x, hidden = model_of(dataclasses.replace(VARIANTS['bert'], depth=1)), array(B, L, WIDTH), array(B, L, WIDTH)
+    span, place = causal(L)
+    block = jax.tree.map(lambda p: p[0], model.blocks)
+    last = block(model.embed_norm(x + model.position(place)), span)[0]
+    want = model.transform.norm(jax.nn.gelu(model.transform.dense(last), approximate=False))
+    np.testing.assert_allclose(model(x, span, place), want, atol=1e-5)
+    want = model.embed.attend(hidden) + model.bias[...]
+    np.testing.assert_allclose(model.logits(hidden)[..., :20], want[..., :20], atol=1e-5)
+
+
+def test_branches_within_look_at_media_or_are_not_there():
+    model, span_place = model_of(VARIANTS['bert'], WITHIN), causal(L)
+    x, media = model.embed_tokens(TOKENS[:, :L]), array(B, 5, MEDIA)
+    blind = model(x, *span_place)
+    nothing = model(x, *span_place, media=media, media_span=jnp.zeros((B, L, 2), jnp.int32))
+    seen = model(x, *span_place, media=media, media_span=looks(L))
+    np.testing.assert_allclose(blind, nothing, atol=1e-6)
+    # Tokens before the first that looks do not change: what it saw reaches only those that see it.
+    np.testing.assert_allclose(blind[:, :2], seen[:, :2], atol=1e-6)
+    assert np.abs(blind[:, 2:] - seen[:, 2:]).max() > 0.01

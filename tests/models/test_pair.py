@@ -33,7 +33,9 @@ def build(c: Pair.Config) -> Pair:
     return c.build(rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize('pool, places', [('first', [2, 5, 1, 4]), ('largest', [2, 5, 1, 4]), ('last', [5, 5, 5, 5])])
+@pytest.mark.parametrize(
+    'pool, places', [('start', [0] * 4), ('first', [2, 5, 1, 4]), ('largest', [2, 5, 1, 4]), ('last', [5, 5, 5, 5])]
+)
 def test_the_place_of_a_text(pool, places):
     pair = build(dataclasses.replace(PAIR, pool=pool))
     hidden = pair.read(TOKENS)
@@ -49,6 +51,20 @@ def test_padding_is_not_seen(causal):
     np.testing.assert_array_equal(pair.texts(TOKENS, length), pair.texts(padded, length))
     changed = pair.read(TOKENS.at[1, 3].set(2), length)[1] != pair.read(TOKENS, length)[1]
     assert changed.any(axis=-1).tolist() == [not causal] * 3 + [True] * 3
+
+
+def test_a_verdict_looks_at_the_own_picture_alone():
+    pair = build(dataclasses.replace(PAIR, causal=False, cross=systems.WITHIN, pool='start', init_scale=None))
+    length, features = jnp.array([3, 6, 2, 5]), pair.vision(jnp.asarray(PIXELS)[:, None, None])[:, 0, 0]
+    verdict = pair.match(features, TOKENS, length)
+    padded = jnp.where(jnp.arange(6) < length[:, None], TOKENS, 11)
+    np.testing.assert_array_equal(verdict, pair.match(features, padded, length))
+    other = pair.match(features.at[1].add(1.0), TOKENS, length)
+    assert (other != verdict).any(axis=1).tolist() == [False, True, False, False]
+    assert (
+        pair.scale is None
+        and float(np.abs(pair.similarity(pair.images(jnp.asarray(PIXELS)), pair.texts(TOKENS))).max()) < 1.5
+    )
 
 
 def test_it_traces_on_a_mesh():

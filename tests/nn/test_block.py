@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from disturbed import array, disturbed
+from flax import nnx
 
 from mmjax import sharding
 from mmjax.nn.attention import Attention
-from mmjax.nn.block import Block, GatedBlock
+from mmjax.nn.block import Block, CrossBranch, GatedBlock
 from mmjax.nn.layers import Norm
 from mmjax.nn.mlp import Mlp
 
@@ -36,6 +37,11 @@ def normed_after(b: Block, x, attn):
     return x + b.mlp_post_norm(b.mlp(x))
 
 
+def sums_normed(b: Block, x, attn):
+    x = b.attn_sum_norm(x + attn(x))
+    return b.mlp_sum_norm(x + b.mlp(x))
+
+
 def parallel(b: Block, x, attn):
     h = b.attn_norm(x)
     return x + attn(h) + b.mlp(h)
@@ -50,10 +56,11 @@ def parallel_two_norms(b: Block, x, attn):
     [
         (dict(), sequential, {'attn_norm', 'mlp_norm'}),
         (dict(norm=None, post_norm=Norm.Config()), normed_after, {'attn_post_norm', 'mlp_post_norm'}),
+        (dict(norm=None, sum_norm=Norm.Config()), sums_normed, {'attn_sum_norm', 'mlp_sum_norm'}),
         (dict(parallel=True), parallel, {'attn_norm'}),
         (dict(parallel=True, shared_norm=False), parallel_two_norms, {'attn_norm', 'mlp_norm'}),
     ],
-    ids=['sequential', 'norms after', 'parallel', 'parallel, two norms'],
+    ids=['sequential', 'norms after', 'sums normed', 'parallel', 'parallel, two norms'],
 )
 def test_block(changes, formula, norms):
     block = made(dataclasses.replace(BLOCK, **changes))
@@ -78,6 +85,40 @@ def test_block_looks_at_what_remember_returns():
 
     for got, want in zip(*map(jax.tree.leaves, run(x)), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_what_stands_between_changes_the_first_sum():
+    block, x = made(BLOCK), array(2, 4, WIDTH)
+
+    @jax.jit
+    def run(x):
+        y = 3 * (x + block.attn(h := block.attn_norm(x), block.attn.keys_values(h), SPAN))
+        return block(x, SPAN, between=lambda y: 3 * y)[0], y + block.mlp(block.mlp_norm(y))
+
+    np.testing.assert_allclose(*run(x), atol=1e-5)
+
+
+def test_one_sum_of_both_branches_has_no_norm_of_each():
+    with pytest.raises(ValueError, match='sum_norm has no place'):
+        dataclasses.replace(BLOCK, parallel=True, sum_norm=Norm.Config()).build(WIDTH, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize('norms', [dict(), dict(norm=None, sum_norm=Norm.Config())], ids=['before', 'of the sum'])
+def test_cross_branch(norms):
+    """A token that sees nothing of the source is not touched, not even by a bias or a norm."""
+    part = disturbed(lambda rngs: CrossBranch.Config(attn=BIASED, **norms).build(WIDTH, MEDIA, rngs=rngs))
+    x, media, span = array(2, 4, WIDTH), array(2, 5, MEDIA), jnp.array([[[0, 5], [0, 0], [2, 4], [3, 3]]] * 2)
+
+    @jax.jit
+    def run(x, media):
+        kv = part.keys_values(media)
+        if part.norm is None:
+            return part(x, kv, span), part.sum_norm(x + part.attn(x, kv, span))
+        return part(x, kv, span), x + part.attn(part.norm(x), kv, span)
+
+    got, want = run(x, media)
+    np.testing.assert_allclose(got[:, [0, 2]], want[:, [0, 2]], atol=1e-5)
+    np.testing.assert_array_equal(got[:, [1, 3]], x[:, [1, 3]])
 
 
 def test_out_scale_shrinks_both_output_kernels():

@@ -66,9 +66,9 @@ def test_crossings(every, first, expected):
     assert stack.crossings(8, every, first) == expected
 
 
-def append(carry, x):
+def spell(carry, x):
     spelt, count = carry
-    return spelt.at[count].set(x), count + 1
+    return carry if x is None else (spelt.at[count].set(x), count + 1)
 
 
 @pytest.mark.parametrize('depth, every', [(8, 4), (7, 3), (5, 1), (3, 5), (6, 6), (4, 3)])
@@ -77,9 +77,9 @@ def test_inserted_blocks_stand_before_their_layers(depth, every):
         at = stack.crossings(depth, every, first)
         # Each block appends its digit: the result spells the order. Inserted ones count from 100.
         blocks, inserted = jnp.arange(depth) + 1, jnp.arange(len(at)) + 100
-        body = lambda carry, x, layer: append(carry, jnp.where(x == layer + 1, x, -1))
+        body = lambda carry, x, layer, new: spell(spell(carry, new), jnp.where(x == layer + 1, x, -1))
         start = (jnp.zeros(depth + len(at), int), 0)
-        run = functools.partial(stack.run_crossed, body, append, every=every, first=first, policy='none')
+        run = functools.partial(stack.run_crossed, body, every=every, first=first, policy='none')
         order, count = jax.jit(run)(start, blocks, inserted)
         want = [x for i in range(depth) for x in ([100 + at.index(i)] if i in at else []) + [i + 1]]
         assert order.tolist() == want and count == len(want), (depth, every, first)
@@ -89,8 +89,8 @@ def test_program_does_not_grow_with_depth():
     def size(depth: int) -> int:
         blocks = jax.eval_shape(lambda: stack.build(make, depth, nnx.Rngs(0)))
         inserted = jax.eval_shape(lambda: stack.build(make, len(stack.crossings(depth, 4, 3)), nnx.Rngs(0)))
-        body, cross = lambda x, block, _: block(x, SPAN)[0], lambda x, block: block(x, SPAN)[0]
-        run = lambda x, b, c: stack.run_crossed(body, cross, x, b, c, every=4, first=3, policy='block')
+        body = lambda x, block, _, new: block(x if new is None else new(x, SPAN)[0], SPAN)[0]
+        run = lambda x, b, c: stack.run_crossed(body, x, b, c, every=4, first=3, policy='block')
         return str(jax.make_jaxpr(run)(jnp.zeros((1, 4, WIDTH)), blocks, inserted)).count('dot_general')
 
     assert size(8) == size(32) and size(30) == size(10) <= 2 * size(8)

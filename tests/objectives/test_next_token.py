@@ -50,6 +50,22 @@ def plain(model: Probe, batch: Batch, z_loss: float):
     return sums['nll'] + sums['z_loss'], weight.sum(), sums
 
 
+def smoothed(model: Probe, batch: Batch, share: float):
+    """Returns the loss whose targets are partly spread over the words that there are."""
+    logits, weight = model.logits(model(batch))[:, :-1, : V - 2], batch.weight[:, :-1]
+    target = (1 - share) * jax.nn.one_hot(batch.tokens[:, 1:], V - 2) + share / (V - 2)
+    return -((target * jax.nn.log_softmax(logits)).sum(-1) * weight).sum()
+
+
+@pytest.mark.parametrize('chunk', [None, 3])
+def test_label_smoothing(chunk):
+    model = make()
+    loss, _, sums = next_token(model, BATCH, label_smoothing=0.1, chunk=chunk)
+    np.testing.assert_allclose(loss, smoothed(model, BATCH, 0.1), rtol=1e-5)
+    _, _, alone = next_token(model, BATCH, chunk=chunk)
+    np.testing.assert_allclose(sums['nll'], alone['nll'], rtol=1e-6)
+
+
 def run(loss, model, batch):
     def scalar(model, hidden):
         total, weight, sums = loss(model, batch._replace(position=hidden))

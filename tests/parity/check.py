@@ -18,6 +18,7 @@ if __name__ == '__main__':
     # Run as a script, it takes the checkout that it lies in.
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
+import blip
 import cases
 import composed
 import crossed
@@ -29,7 +30,14 @@ from references import Reference, read_reference, relative_error
 
 from mmjax.weights import cohere, fuyu, gpt2, llama, opt, qwen
 
+# By class; formulas without weights, which are no class of anybody's, by the name of their file.
 CASES: dict[str, Callable[[Reference], Result]] = {
+    'BlipForConditionalGeneration': blip.run_captioner,
+    'BlipForImageTextRetrieval': blip.run_retriever,
+    'BlipForQuestionAnswering': blip.run_answerer,
+    'Blip2ForConditionalGeneration': blip.run_blip2,
+    'Blip2ForImageTextRetrieval': blip.run_blip2_retriever,
+    'blip_itc_momentum': blip.run_momentum,
     'CLIP': cases.run_openai_clip,
     'CLIPModel': cases.run_clip,
     'CogVLMForCausalLM': spliced.run_cogvlm,
@@ -39,6 +47,8 @@ CASES: dict[str, Callable[[Reference], Result]] = {
     'GPT2LMHeadModel': cases.language_model(gpt2.config, gpt2.table),
     'GatedCrossAttentionBlock': crossed.run_gated_block,
     'IdeficsForVisionText2Text': crossed.run_idefics,
+    'InstructBlipForConditionalGeneration': blip.run_blip2,
+    'InstructBlipVideoForConditionalGeneration': blip.run_blip2,
     'Kosmos2ForConditionalGeneration': cases.run_kosmos2,
     'LlamaForCausalLM': cases.language_model(llama.config, llama.table),
     'LlavaForConditionalGeneration': cases.run_llava,
@@ -50,6 +60,8 @@ CASES: dict[str, Callable[[Reference], Result]] = {
     'Qwen3ForCausalLM': cases.language_model(qwen.qwen3, qwen.table),
     'Shikra': composed.searched(composed.run_shikra),
     'SiglipModel': cases.run_siglip,
+    'Stage1': blip.run_stage_one,
+    'TB': blip.run_textbind,
     'ViTMAEForPreTraining': towers.run_mae,
 }
 
@@ -69,10 +81,11 @@ class Row:
 def check(path: str | pathlib.Path) -> Row:
     """Runs one reference."""
     reference = read_reference(path)
-    if reference.kind not in CASES:
+    case = CASES.get(reference.kind, CASES.get(reference.name))
+    if case is None:
         return Row(reference.name, detail=f'no case for the class {reference.kind}')
     with jax.default_matmul_precision('highest'):
-        result = CASES[reference.kind](reference)
+        result = case(reference)
     missing = sorted(reference.outputs.keys() - result.outputs.keys())
     if missing:
         return Row(reference.name, ','.join(sorted(result.outputs)), detail=f'not computed: {", ".join(missing)}')

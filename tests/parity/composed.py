@@ -116,20 +116,20 @@ def tower(r: Reference, prefix: str, heads: int, **ours: Any) -> Any:
     return clip.vision(public, **ours)
 
 
-def body(r: Reference, heads: int) -> dict[str, Any]:
-    """Returns a config.json of the decoder whose tensors begin with `lm.`."""
-    vocab, width = r.weights['lm.model.embed_tokens.weight'].shape
-    q, k = (r.weights[f'lm.model.layers.0.self_attn.{p}_proj.weight'].shape[0] for p in 'qk')
-    head = r.weights.get('lm.lm_head.weight')
+def body(r: Reference, heads: int, key: str = 'lm.') -> dict[str, Any]:
+    """Returns a config.json of the decoder whose tensors begin with `key`."""
+    vocab, width = r.weights[f'{key}model.embed_tokens.weight'].shape
+    q, k = (r.weights[f'{key}model.layers.0.self_attn.{p}_proj.weight'].shape[0] for p in 'qk')
+    head = r.weights.get(f'{key}lm_head.weight')
     return dict(
         vocab_size=vocab,
         hidden_size=width,
-        num_hidden_layers=depth(r, 'lm.model.layers.'),
+        num_hidden_layers=depth(r, f'{key}model.layers.'),
         num_attention_heads=heads,
         num_key_value_heads=k * heads // q,
         head_dim=q // heads,
-        intermediate_size=r.weights['lm.model.layers.0.mlp.up_proj.weight'].shape[0],
-        tie_word_embeddings=head is None or np.array_equal(head, r.weights['lm.model.embed_tokens.weight']),
+        intermediate_size=r.weights[f'{key}model.layers.0.mlp.up_proj.weight'].shape[0],
+        tie_word_embeddings=head is None or np.array_equal(head, r.weights[f'{key}model.embed_tokens.weight']),
     )
 
 

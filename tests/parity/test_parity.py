@@ -35,6 +35,16 @@ NAMES = [
     'openflamingo_model',
     'cogvlm1',
     'cogvlm2',
+    'blip_caption',
+    'blip_itm_itc',
+    'blip_itc_momentum',
+    'blip_vqa',
+    'blip2_itm_itc',
+    'blip2_opt',
+    'instructblip_llama',
+    'instructblipvideo',
+    'textbind_compose',
+    'lavis_qformer_stage1',
 ]
 
 

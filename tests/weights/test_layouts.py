@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from mmjax.weights import (
+    blip,
+    blip2,
     clip,
     cohere,
     fuyu,
@@ -32,6 +34,15 @@ MAE_DECODER = dict(
     decoder_hidden_size=8, decoder_num_hidden_layers=2, decoder_num_attention_heads=2, decoder_intermediate_size=16
 )
 LLAVA = dict(text_config=GROUPED, vision_config=VISION)
+LLAMA = {**GROUPED, 'model_type': 'llama'}
+BLIP2 = dict(
+    text_config=dict(hidden_size=16, ffn_dim=24, num_hidden_layers=3, num_attention_heads=4, vocab_size=50),
+    vision_config=VISION,
+    qformer_config=dict(
+        hidden_size=12, intermediate_size=20, num_hidden_layers=3, num_attention_heads=2, vocab_size=50
+    ),
+    num_query_tokens=3,
+)
 KOSMOS2 = dict(
     text_config=dict(embed_dim=16, ffn_dim=24, layers=2, attention_heads=4, vocab_size=50),
     vision_config=VISION,
@@ -77,6 +88,11 @@ LAYOUTS = {
     'siglip': lambda: pair(clip.siglip, clip.siglip_table, {**PAIR, 'text_config': {**TEXT, 'projection_size': 12}}),
     **{f'llava, {name}': lambda name=name: of(llava, LLAVA, name) for name in llava.LAYOUTS},
     'vit_mae': lambda: pair(vit.mae, vit.mae_table, {**VISION, **MAE_DECODER}),
+    'blip, captions': lambda: pair(blip.captioner, blip.captioner_table, PAIR),
+    'blip, retrieval': lambda: pair(blip.retriever, blip.retriever_table, {**PAIR, 'image_text_hidden_size': 6}),
+    'blip, answers': lambda: pair(blip.answerer, blip.answerer_table, PAIR),
+    'blip2': lambda: of(blip2, BLIP2, 'opt'),
+    'instructblip': lambda: of(blip2, {**BLIP2, 'model_type': 'instructblip', 'text_config': LLAMA}, 'llama'),
     'kosmos2': lambda: of(kosmos2, KOSMOS2),
     'fuyu': lambda: of(fuyu, dict(text_config=TEXT, patch_size=4)),
     'idefics': lambda: of(idefics, IDEFICS, 2),
@@ -90,7 +106,7 @@ def test_writing_and_reading_undo_each_other(layout):
     wanted, rng = shapes(config.build), np.random.default_rng(0)
     params = {path: rng.standard_normal(shape).astype(np.float32) for path, shape in wanted.items()}
     for path in params:  # the padding of a vocabulary is not written
-        if path.endswith('embed/table'):
+        if path.endswith('embed/table') or path == 'decoder/bias':
             params[path][50:] = 0
         elif path.endswith('head/kernel'):
             params[path][:, 50:] = 0
@@ -124,6 +140,20 @@ def test_writing_and_reading_undo_each_other(layout):
         ('llava, hub', {'language_model.model.norm.weight': (16,), 'multi_modal_projector.linear_1.weight': (16, 12)}),
         ('llava, nested', {'model.language_model.norm.weight': (16,), 'lm_head.weight': (50, 16)}),
         ('vit_mae', {'decoder.mask_token': (1, 1, 8), 'vit.encoder.layer.1.attention.attention.key.bias': (12,)}),
+        (
+            'blip, captions',
+            {'text_decoder.cls.predictions.bias': (50,), 'vision_model.embeddings.class_embedding': (1, 1, 12)},
+        ),
+        (
+            'blip, retrieval',
+            {'text_encoder.encoder.layer.2.crossattention.self.key.weight': (16, 12), 'itm_head.bias': (2,)},
+        ),
+        ('blip, answers', {'text_decoder.bert.encoder.layer.0.crossattention.self.key.weight': (16, 16)}),
+        (
+            'blip2',
+            {'query_tokens': (1, 3, 12), 'qformer.encoder.layer.2.crossattention.attention.key.weight': (12, 12)},
+        ),
+        ('instructblip', {'qformer.embeddings.layernorm.weight': (12,), 'language_projection.weight': (16, 12)}),
         ('kosmos2', {'text_model.model.layers.1.ffn.ffn_layernorm.weight': (24,)}),
         ('fuyu', {'language_model.model.layers.0.self_attn.query_key_value.weight': (48, 16)}),
         ('idefics', {'lm_head.additional_fc.weight': (2, 16), 'model.gated_cross_attn_layers.1.alpha_dense': (1,)}),
