@@ -8,8 +8,7 @@
              ....... ####### ####### #######
 
 The softmax is accumulated over key blocks and the backward pass computes the scores again, so memory is O(L).
-On one CPU core (causal, 1 row, 8 heads of 64, float32; forward / with gradient, ms): L 256 1.9 / 5.9, L 1024 22 / 69;
-dense scores 3.3 / 12.7 and 91 / 395, torch's flash attention 1.8 / 6.8 and 21 / 77.
+`docs/kernels.md` has its times on a CPU beside dense scores and torch's flash attention.
 
 B rows, L queries, C of them a chunk, S keys, J of them a block, K key heads, G query heads each, H head width.
 A chunk's queries of one key head stand in one axis: Q = G * C.
@@ -92,9 +91,11 @@ class Xla:
 
 
 def _forward_chunk(q, span, first, last, k, v, scale, soft_cap, size):
+    bounds = _bounds(span)
+
     def block(j, carry):
         top, total, out = carry
-        start, keys, values = _block(j, size, k, v, span)
+        start, keys, values = _block(j, size, k, v, bounds)
         scores, seen = _scores(q, keys, span, j * size, start, scale, soft_cap)
         new_top = jnp.maximum(top, jnp.where(seen, scores, -NOTHING).max(axis=-1))
         weights = jnp.where(seen, jnp.exp(scores - new_top[..., None]), 0.0)
@@ -110,9 +111,11 @@ def _forward_chunk(q, span, first, last, k, v, scale, soft_cap, size):
 
 
 def _backward_chunk(sums, q, span, first, last, grad, mean, log_sum, k, v, scale, soft_cap, size):
+    bounds = _bounds(span)
+
     def block(j, carry):
         dq, dk, dv = carry
-        start, keys, values = _block(j, size, k, v, span)
+        start, keys, values = _block(j, size, k, v, bounds)
         scores, seen = _scores(q, keys, span, j * size, start, scale, soft_cap)
         weights = jnp.where(seen, jnp.exp(scores - log_sum[..., None]), 0.0)
         dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -144,12 +147,17 @@ def _scores(q, keys, span, from_key, start, scale, soft_cap):
     return scores, jnp.tile(seen, (q.shape[1] // span.shape[0], 1))
 
 
-def _block(j, size, k, v, span):
+def _bounds(span):
+    """Returns the lowest start and the highest end of a chunk's spans; nothing lies between them if all are empty."""
+    seeing = span[:, 0] < span[:, 1]
+    most = jnp.iinfo(span.dtype).max
+    return jnp.where(seeing, span[:, 0], most).min(), jnp.where(seeing, span[:, 1], 0).max()
+
+
+def _block(j, size, k, v, bounds):
     """Returns a block's first place, keys and values: zeros where no query looks, since zero times NaN is NaN."""
-    start = jnp.minimum(j * size, k.shape[0] - size)
-    places, seeing = start + jnp.arange(size), span[:, 0] < span[:, 1]
-    low = jnp.where(seeing, span[:, 0], k.shape[0]).min()
-    high = jnp.where(seeing, span[:, 1], 0).max()
+    start, (low, high) = jnp.minimum(j * size, k.shape[0] - size), bounds
+    places = start + jnp.arange(size)
     inside = ((low <= places) & (places < high))[:, None, None]
     return start, *(jnp.where(inside, lax.dynamic_slice_in_dim(x, start, size), 0) for x in (k, v))
 
