@@ -11,13 +11,14 @@ from typing import NamedTuple
 from mmjax.config import Load
 from mmjax.data.tokenizer import HuggingFace, SentencePiece
 from mmjax.models.decoder import Decoder
+from mmjax.models.seq2seq import Seq2seq
 from mmjax.models.vision import Vit
 from mmjax.nn.attention import Attention
 from mmjax.nn.block import Block, GatedBlock
 from mmjax.nn.layers import Norm
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.positions import Rotary, Sinusoidal
-from mmjax.weights import Table, clip, fuyu, llama, qwen
+from mmjax.weights import Table, clip, fuyu, gemma, llama, qwen, t5
 from mmjax.weights import gpt2 as gpt2_layout
 from mmjax.weights import opt as opt_layout
 
@@ -50,6 +51,14 @@ GPT2 = {
     'large': dict(n_embd=1280, n_layer=36, n_head=20),
     'xl': dict(n_embd=1600, n_layer=48, n_head=25),
 }
+FLAN_T5 = {
+    'xl': dict(d_model=2048, d_ff=5120, num_heads=32, num_layers=24),
+    'xxl': dict(d_model=4096, d_ff=10240, num_heads=64, num_layers=24),
+}
+# Width, depth, heads, key heads, MLP width.
+GEMMA = {'2b': (2048, 18, 8, 1, 16384), '7b': (3072, 28, 16, 16, 24576)}
+GEMMA2 = {'2b': (2304, 26, 8, 4, 9216), '9b': (3584, 42, 16, 8, 14336)}
+GEMMA3 = {'1b': (1152, 26, 4, 1, 6912), '4b': (2560, 34, 8, 4, 10240)}
 QWEN2_7B = dict(
     hidden_size=3584, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, intermediate_size=18944
 )
@@ -103,6 +112,35 @@ def opt(size: str) -> Decoder.Config:
 def gpt2(size: str = 'small') -> Decoder.Config:
     """GPT-2: 124, 355, 774 million or 1.56 billion parameters."""
     return gpt2_layout.config(GPT2[size])
+
+
+def flan_t5(size: str) -> Seq2seq.Config:
+    """FLAN-T5: 2.85 or 11.1 billion parameters."""
+    return t5.config({**FLAN_T5[size], 'feed_forward_proj': 'gated-gelu', 'tie_word_embeddings': False})
+
+
+def gemma1(size: str = '2b') -> Decoder.Config:
+    """The first Gemma: 2.51 or 8.54 billion parameters."""
+    return gemma.gemma(_gemma(GEMMA[size]))
+
+
+def gemma2(size: str = '2b') -> Decoder.Config:
+    """Gemma 2: 2.61 or 9.24 billion parameters."""
+    return gemma.gemma2(_gemma(GEMMA2[size]))
+
+
+def gemma3(size: str = '1b') -> Decoder.Config:
+    """Gemma 3's language model: 1.00 or 3.88 billion parameters."""
+    if size == '1b':
+        more = dict(vocab_size=262_144, sliding_window=512)
+    else:
+        more = dict(vocab_size=262_208, sliding_window=1024, rope_scaling=dict(rope_type='linear', factor=8.0))
+    return gemma.gemma3({**_gemma(GEMMA3[size]), **more})
+
+
+def _gemma(numbers: tuple[int, ...]) -> dict[str, int]:
+    names = ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'num_key_value_heads', 'intermediate_size')
+    return dict(zip(names, numbers, strict=True))
 
 
 def qwen2() -> Decoder.Config:

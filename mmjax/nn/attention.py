@@ -75,12 +75,13 @@ class Attention(nnx.Module):
         span: Int[Array, 'B L 2'],
         turn: Turn | None = None,
         place: Int[Array, 'B L'] | None = None,
+        bias: Float[Array, '#B N L S'] | None = None,
     ) -> Float[Array, 'B L D']:
         """Returns what each query collects; exactly zero (before the output's bias) where its span is empty.
 
-        `place` says which key is the query's own, for the window; None: query l is key l.
+        `place` says which key is the query's own, for the window (None: query l is key l); `bias` is added to scores.
         """
-        return self.out(self.collect(self.queries(x, turn), kv, span, place))
+        return self.out(self.collect(self.queries(x, turn), kv, span, place, bias))
 
     def queries(self, x: Float[Array, 'B L D'], turn: Turn | None = None) -> Float[Array, 'B L N H']:
         """Returns the queries, normed and turned."""
@@ -93,31 +94,45 @@ class Attention(nnx.Module):
         kv: KeyValue,
         span: Int[Array, 'B L 2'],
         place: Int[Array, 'B L'] | None = None,
+        bias: Float[Array, '#B N L S'] | None = None,
     ) -> Float[Array, 'B L N H']:
         """Returns the values that each query collects, head by head."""
         if self.window is not None:
-            own = jnp.arange(q.shape[1]) if place is None else place
-            span = jnp.stack([jnp.maximum(span[..., 0], own + 1 - self.window), span[..., 1]], axis=-1)
-        return attend(q, kv, span, scale=self.scale, soft_cap=self.soft_cap)
+            own = jnp.arange(q.shape[1])[None] if place is None else place
+            span = narrow(span, own, self.window)
+        return attend(q, kv, span, bias, scale=self.scale, soft_cap=self.soft_cap)
 
     def out(self, y: Float[Array, 'B L N H']) -> Float[Array, 'B L D']:
         """Returns what was collected, mapped back to the width."""
         return self.o(y if self.inner_norm is None else self.inner_norm(y))
 
 
+def narrow(span: Int[Array, 'B L 2'], place: Int[Array, '#B L'], window: int) -> Int[Array, 'B L 2']:
+    """Returns the spans without the keys that are `window` places or more before the query's own, `place`."""
+    return jnp.stack([jnp.maximum(span[..., 0], place + 1 - window), span[..., 1]], axis=-1)
+
+
 def attend(
-    q: Float[Array, 'B L N H'], kv: KeyValue, span: Int[Array, 'B L 2'], *, scale: float, soft_cap: float | None
+    q: Float[Array, 'B L N H'],
+    kv: KeyValue,
+    span: Int[Array, 'B L 2'],
+    bias: Float[Array, '#B N L S'] | None = None,
+    *,
+    scale: float,
+    soft_cap: float | None,
 ) -> Float[Array, 'B L N H']:
     """Calls the kernel, on each device for its rows and heads."""
     mesh, k, v = sharding.current(), kv.k.astype(q.dtype), kv.v.astype(q.dtype)
-    kernel = lambda q, k, v, span: span_attention(q, k, v, span, scale=scale, soft_cap=soft_cap)
+    kernel = lambda q, k, v, span, bias: span_attention(q, k, v, span, scale=scale, soft_cap=soft_cap, bias=bias)
     if mesh is None:
-        return kernel(q, k, v, span)
+        return kernel(q, k, v, span, bias)
     act = sharding.fit(act_BLNH, q.shape, mesh, 'the queries of an attention')
     groups = mesh.shape['tp'] // k.shape[2]
     if act[2] and groups > 1:
         # Fewer key heads than devices: each device gets a copy of the one head that its queries share.
         k, v = (jnp.repeat(x, groups, axis=2) for x in (k, v))
-    intervals = P(ROWS, None, None)
-    q, k, v, span = (sharding.place(x, s) for x, s in ((q, act), (k, act), (v, act), (span, intervals)))
-    return jax.shard_map(kernel, in_specs=(act, act, act, intervals), out_specs=act, check_vma=False)(q, k, v, span)
+    specs = [act, act, act, P(ROWS, None, None), None]
+    if bias is not None:
+        specs[4] = P(None if bias.shape[0] == 1 else ROWS, act[2], None, None)
+    args = [x if s is None else sharding.place(x, s) for x, s in zip((q, k, v, span, bias), specs, strict=True)]
+    return jax.shard_map(kernel, in_specs=tuple(specs), out_specs=act, check_vma=False)(*args)

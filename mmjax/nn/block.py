@@ -73,12 +73,14 @@ class Block(nnx.Module):
         *,
         remember: Remember | None = None,
         place: Int[Array, 'B L'] | None = None,
-        expert: Int[Array, 'B L'] | None = None,
         between: Between | None = None,
+        expert: Int[Array, 'B L'] | None = None,
+        bias: Float[Array, '#B N L S'] | None = None,
     ) -> tuple[Float[Array, 'B L D'], Any]:
         """Returns the block's output and what `remember` kept of its keys and values (None without).
 
-        `expert` is 1 for the tokens of the second set of weights; None: there are none among these.
+        `expert` is 1 for the tokens of the second set of weights; None: there are none among these. `bias` is added to
+        the scores of the attention.
         """
         own = self.expert if expert is not None else None
         either = lambda part, other: part if own is None else choose(expert, part, other(own))
@@ -87,7 +89,7 @@ class Block(nnx.Module):
         if remember is not None:
             kv, kept = remember(kv)
         q = either(self.attn.queries(h, turn), lambda e: e.attn.queries(h, turn))
-        y = self.attn.collect(q, kv, span, place)
+        y = self.attn.collect(q, kv, span, place, bias)
         y = x + _apply(self.attn_post_norm, either(self.attn.out(y), lambda e: e.attn.out(y)))
         y = _apply(self.attn_sum_norm, y)
         y = y if between is None else between(y)

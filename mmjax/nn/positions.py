@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Positions: turned into queries and keys (rotary, xPos) or added to the input (sinusoidal, learned).
+"""Positions: turned into queries and keys (rotary, xPos), added to the input (sinusoidal, learned) or to the scores.
 
 Turning parts have no parameters: a call makes the tables once a forward pass, `rotate` applies them in every layer.
-Adding parts return vectors [B, L, D].
+Parts that add to the input return vectors [B, L, D]. What is added to scores is made once for all layers too.
 """
 
 import dataclasses
@@ -132,3 +132,52 @@ class Learned(nnx.Module):
         ids = position + self.offset
         table = sharding.place(self.table[...], sharding.P())
         return table.at[ids].get(mode='clip', out_sharding=sharding.where(sharding.act_BLD))
+
+
+class Relative(nnx.Module):
+    """A learned number for each head and distance of key and query, added to the scores (T5).
+
+    Distances share a number where they are large: with 8 for one direction and a reach of 32, they are
+    0 | 1 | 2 | 3 | 4-6 | 7-11 | 12-19 | 20 and more (half stand alone, the widths of the others grow geometrically).
+    """
+
+    @dataclasses.dataclass(kw_only=True)
+    class Config:
+        buckets: int = 32  # numbers for each head
+        reach: int = 128  # all distances from here on share one
+        two_way: bool = False  # half of the numbers are for keys after the query; False: those count as distance 0
+        std: float = 0.02  # of the table at first
+
+        def build(self, heads: int, *, rngs: nnx.Rngs) -> 'Relative':
+            """Builds the part."""
+            return Relative(self, heads, rngs=rngs)
+
+    def __init__(self, c: Config, heads: int, *, rngs: nnx.Rngs):
+        self.two_way, count = c.two_way, c.buckets // 2 if c.two_way else c.buckets
+        if count < 2 or count % 2 or c.reach <= count // 2:
+            raise ValueError(f'{count} numbers for a direction must be even, and their half less than reach {c.reach}')
+        self.starts, self.count = _starts(count, c.reach), count
+        self.table = parameter(normal(rngs.params(), (c.buckets, heads), c.std), sharding.P(None, None))
+
+    def __call__(self, place: Int[Array, '#B L'], keys: int) -> Float[Array, '#B N L {keys}']:
+        """Returns what is added to the scores of queries at these places of their row, against its first `keys` keys.
+
+        Places of a row serve as well as positions in a document, since no query sees another document, and they are
+        the same for all rows of a batch, so that one matrix serves them all.
+        """
+        ahead = jnp.arange(keys) - place[..., None]
+        distance = jnp.abs(ahead) if self.two_way else jnp.maximum(-ahead, 0)
+        bucket = (distance[..., None] >= jnp.asarray(self.starts)).sum(axis=-1)
+        if self.two_way:
+            bucket = bucket + jnp.where(ahead > 0, self.count, 0)
+        rows = sharding.where(sharding.P(None if place.shape[0] == 1 else sharding.ROWS, None, None, None))
+        return self.table[...].at[bucket].get(mode='clip', out_sharding=rows).transpose(0, 3, 1, 2)
+
+
+def _starts(count: int, reach: int) -> tuple[int, ...]:
+    """Returns the first distance of every bucket but the one of distance 0."""
+    alone = count // 2
+    # Distance d >= alone has the bucket alone + floor(log(d / alone) / log(reach / alone) * alone), the last at most.
+    # Powers of whole numbers are compared: no rounding of a logarithm can put a distance elsewhere.
+    least = lambda b: next(d for d in range(alone, reach + 1) if d**alone >= reach**b * alone ** (alone - b))
+    return (*range(1, alone + 1), *(least(bucket) for bucket in range(1, alone)))

@@ -26,20 +26,28 @@ def span_attention(
     scale: float | None = None,
     soft_cap: float | None = None,
     sinks: Float[Array, 'N'] | None = None,
+    bias: Float[Array, '#B N L S'] | None = None,
     implementation: str | None = None,
     return_lse: bool = False,
 ) -> Float[Array, 'B L N Hv'] | tuple[Float[Array, 'B L N Hv'], Float[Array, 'B L N']]:
     """Returns softmax(scale * q k^T) v over the keys span[..., 0] <= j < span[..., 1]; an empty span gives exact zeros.
 
     N / K query heads in a row share a key/value head. scale: None is H ** -0.5. soft_cap: scores become
-    cap * tanh(scores / cap). sinks: each head's score of one more key whose value is zero. Softmax is float32, the
-    result has the type of v; with `return_lse` also the log of each query's sum of exponentials, -inf where it sees
-    nothing. Keys before or behind all spans of a row may hold anything, NaN too. No gradient flows to the span.
+    cap * tanh(scores / cap). sinks: each head's score of one more key whose value is zero. bias: added to the scores,
+    capped ones too; the same for all rows where its first axis is 1. Softmax is float32, the result has the type of v;
+    with `return_lse` also the log of each query's sum of exponentials, -inf where it sees nothing. Keys before or
+    behind all spans of a row may hold anything, NaN too. No gradient flows to the span.
 
-    implementation: 'reference', 'xla' (any backend), 'tpu'; None takes the fastest that runs on the backend.
+    implementation: 'reference', 'xla' (any backend), 'tpu'; None takes the fastest that runs on the backend. A bias is
+    as large as the scores, so that nothing is gained by cutting those: only 'reference', which holds them, takes one.
     """
-    check_arrays(q, k, v, span, sinks)
-    kernel = _choose(implementation, q, k)(scale=q.shape[-1] ** -0.5 if scale is None else scale, soft_cap=soft_cap)
+    check_arrays(q, k, v, span, sinks, bias)
+    settings = dict(scale=q.shape[-1] ** -0.5 if scale is None else scale, soft_cap=soft_cap)
+    if bias is not None:
+        if implementation not in (None, 'reference'):
+            raise ValueError(f"span_attention: {implementation!r} takes no bias; 'reference' does")
+        implementation, settings = 'reference', {**settings, 'bias': bias}
+    kernel = _choose(implementation, q, k)(**settings)
     out, lse = kernel(q, k, v, span)
     if sinks is not None:
         out, lse = fused.with_sinks(out, lse, sinks)
@@ -74,7 +82,7 @@ def fits_tpu(q) -> bool:
     return HEAD_WIDTHS[0] <= q.shape[-1] <= HEAD_WIDTHS[1] and q.dtype in (jnp.bfloat16, jnp.float32)
 
 
-def check_arrays(q, k, v, span, sinks) -> None:
+def check_arrays(q, k, v, span, sinks, bias=None) -> None:
     """Refuses arrays that do not belong together."""
     rows, length, heads, width = q.shape
     shapes = f'q {q.shape}, k {k.shape}, v {v.shape}, span {span.shape}'
@@ -86,3 +94,5 @@ def check_arrays(q, k, v, span, sinks) -> None:
         raise TypeError(f'span_attention takes spans of integers, not {span.dtype}')
     if sinks is not None and sinks.shape != (heads,):
         raise ValueError(f'span_attention takes one sink for each of {heads} heads, not {sinks.shape}')
+    if bias is not None and bias.shape not in [(n, heads, length, k.shape[1]) for n in (1, rows)]:
+        raise ValueError(f'span_attention takes a bias [1 or B,N,L,S], not {bias.shape}, for {shapes}')

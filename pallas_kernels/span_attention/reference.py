@@ -28,6 +28,7 @@ def attention(
     *,
     scale: float,
     soft_cap: float | None = None,
+    bias: Float[Array, '#B N L S'] | None = None,
 ) -> tuple[Float[Array, 'B L N Hv'], Float[Array, 'B L N']]:
     """Returns attention over each query's interval of keys and the log of its sums; see fused.Kernel.forward."""
     rows, length, heads, _ = q.shape
@@ -40,6 +41,8 @@ def attention(
     scores = jnp.einsum('BLKGH,BSKH->BKGLS', grouped, k32) * scale
     if soft_cap is not None:
         scores = soft_cap * jnp.tanh(scores / soft_cap)
+    if bias is not None:
+        scores = scores + bias.astype(jnp.float32).reshape(-1, *scores.shape[1:])
     mask = mask[:, None, None]
     # Finite everywhere, so that a row which sees nothing has zero gradients and not NaN.
     scores = jnp.where(mask, scores, -1e30)

@@ -12,11 +12,12 @@ from flax import nnx
 
 from mmjax import sharding
 from mmjax.models.decoder import Decoder
+from mmjax.models.trunk import Local
 from mmjax.nn.attention import Attention
 from mmjax.nn.block import Block, CrossBranch, GatedBlock
 from mmjax.nn.layers import Norm
 from mmjax.nn.mlp import Mlp, Transform
-from mmjax.nn.positions import Learned, Rotary, Sinusoidal
+from mmjax.nn.positions import Learned, Relative, Rotary, Sinusoidal
 from mmjax.sharding import P
 
 B, L, MEDIA, WIDTH = 4, 8, 6, 12
@@ -43,6 +44,8 @@ VARIANTS = {
     'learned': variant(position=Learned.Config(length=L + NEW), tied=True),
     'sinusoidal': variant(position=Sinusoidal.Config(offset=2), input_scale=3.0, embed_scale=2.0),
     'window': with_attn(window=3),
+    'relative': variant(position=Relative.Config(buckets=4, reach=6)),
+    'local': variant(local=Local.Config(window=3, every=2, position=Rotary.Config(theta=10.0))),
     'bert': variant(
         block=dataclasses.replace(BLOCK, norm=None, sum_norm=Norm.Config()),
         embed_norm=Norm.Config(),
@@ -193,6 +196,23 @@ def test_inputs_are_scaled_where_the_config_says():
     x = array(B, L, WIDTH)
     block = jax.tree.map(lambda p: p[0], model.blocks)
     np.testing.assert_allclose(model(x, span, place), block(3 * x, span)[0], atol=1e-5)
+
+
+def test_all_but_some_layers_see_a_window():
+    model = model_of(VARIANTS['local'])
+    span, place = causal(L)
+    near = jnp.maximum(span, jnp.stack([place - 2, place * 0], axis=-1))
+    far, turned = (Rotary.Config(theta=theta).build(4)(place) for theta in (10_000.0, 10.0))
+
+    @jax.jit
+    def run(model, x):
+        want = x
+        for layer in range(3):
+            block = jax.tree.map(lambda p, layer=layer: p[layer], model.blocks)
+            want, _ = block(want, *((span, far) if layer == 1 else (near, turned)))
+        return model(x, span, place), model.norm(want)
+
+    np.testing.assert_allclose(*run(model, array(B, L, WIDTH)), atol=1e-5)
 
 
 @pytest.mark.parametrize('std', [0.02, 0.5])

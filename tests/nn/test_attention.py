@@ -83,6 +83,26 @@ def test_cross_attention_reads_a_source_of_another_width():
     assert not np.any(got[:, 3])
 
 
+@pytest.mark.parametrize('rows', [1, 4])
+def test_a_bias_of_scores_on_a_mesh(rows):
+    """A bias that favours one key beyond all others leaves that key's values; heads and rows keep their own."""
+    part = build(dataclasses.replace(PLAIN, kv_heads=None))
+    x, span = array(4, 5, WIDTH), jnp.tile(jnp.array([[0, 5]]), (4, 5, 1))
+    chosen = np.random.default_rng(0).integers(0, 5, (rows, 4, 5))
+    bias = 1e4 * jax.nn.one_hot(chosen, 5)
+    run = jax.jit(lambda part, x, span, bias: part(x, part.keys_values(x), span, bias=bias))
+    values = np.asarray(part.v(x))
+    index = np.broadcast_to(chosen, (4, 4, 5))
+    collected = values[np.arange(4)[:, None, None], index, np.arange(4)[:, None]].swapaxes(1, 2)
+    want = np.einsum('BLNH,NHD->BLD', collected, np.asarray(part.o.kernel.get_value()))
+    np.testing.assert_allclose(run(part, x, span, bias), want, atol=1e-5)
+    with sharding.use(mesh := sharding.make_mesh(1, 2, 2)):
+        placed = jax.device_put(nnx.state(part), sharding.shardings(part, mesh))
+        spec = P(sharding.ROWS if rows > 1 else None)
+        args = [jax.device_put(a, P(sharding.ROWS)) for a in (x, span)] + [jax.device_put(bias, spec)]
+        np.testing.assert_allclose(run(nnx.merge(nnx.graphdef(part), placed), *args), want, atol=1e-5)
+
+
 def test_queries_and_keys_both_turn():
     """What is seen depends on distances, so a shift of all positions changes nothing, and a stretch does."""
     part, x, place = build(PLAIN), array(2, 5, WIDTH), jnp.tile(jnp.arange(5), (2, 1))

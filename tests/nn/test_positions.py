@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Positions: rotary and xPos against complex numbers and the published formulas, and what is added to the input."""
 
+import math
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from mmjax.nn.positions import Learned, Rotary, Sinusoidal, rotate
+from mmjax import sharding
+from mmjax.nn.positions import Learned, Relative, Rotary, Sinusoidal, rotate
 
 RNG = np.random.default_rng(0)
 POSITION = jnp.array([[0, 1, 2, 3, 4], [7, 0, 1, 50, 9]])
@@ -76,3 +80,44 @@ def test_sinusoidal_is_fairseq():
 def test_learned_counts_from_its_offset_and_stays_in_its_table():
     part = Learned.Config(length=10, offset=2).build(6, rngs=nnx.Rngs(0))
     np.testing.assert_array_equal(part(POSITION), part.table[...][np.minimum(np.asarray(POSITION) + 2, 9)])
+
+
+def published_bucket(ahead: int, two_way: bool, buckets: int, reach: int) -> int:
+    """Raffel et al. 2020, as in mesh_tensorflow/transformer/transformer_layers.py, with exact logarithms."""
+    shift = 0
+    if two_way:
+        buckets //= 2
+        shift, distance = buckets * (ahead > 0), abs(ahead)
+    else:
+        distance = max(-ahead, 0)
+    alone = buckets // 2
+    if distance < alone:
+        return shift + distance
+    wide = math.log(distance / alone) / math.log(reach / alone) * (buckets - alone)
+    return shift + min(alone + math.floor(wide + 1e-9), buckets - 1)
+
+
+@pytest.mark.parametrize('two_way', [False, True])
+@pytest.mark.parametrize('buckets, reach', [(32, 128), (16, 20)])
+def test_relative_is_the_published_one(two_way, buckets, reach):
+    part = Relative.Config(buckets=buckets, reach=reach, two_way=two_way).build(3, rngs=nnx.Rngs(0))
+    place, keys = np.array([[0, 3, 140], [150, 1, 64]]), 160
+    table = np.asarray(part.table.get_value())
+    want = [
+        [[table[published_bucket(j - i, two_way, buckets, reach)] for j in range(keys)] for i in row] for row in place
+    ]
+    np.testing.assert_array_equal(part(jnp.asarray(place), keys), np.transpose(want, (0, 3, 1, 2)))
+
+
+def test_relative_on_a_mesh():
+    part, place = Relative.Config().build(2, rngs=nnx.Rngs(0)), jnp.array([[5], [0]])
+    want = part(place, 7)
+    with sharding.use(mesh := sharding.make_mesh(1, 2, 1)):
+        rows = jax.device_put(place, jax.sharding.NamedSharding(mesh, sharding.P(sharding.ROWS)))
+        np.testing.assert_array_equal(jax.jit(lambda x: part(x, 7))(rows), want)
+
+
+@pytest.mark.parametrize('changes', [dict(buckets=6, two_way=True), dict(buckets=3), dict(reach=16)])
+def test_relative_refuses_what_cannot_be_cut(changes):
+    with pytest.raises(ValueError, match='must be even'):
+        Relative.Config(**changes).build(2, rngs=nnx.Rngs(0))

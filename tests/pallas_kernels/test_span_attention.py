@@ -257,6 +257,27 @@ def test_sinks_are_one_more_key_of_value_zero(implementation):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), got, want)
 
 
+@pytest.mark.parametrize('rows', [1, 2])
+def test_a_bias_is_added_to_the_capped_scores(rows):
+    (q, k, v), (weight, _), _ = arrays('grouped heads')
+    span = spans('pictures in text', 'grouped heads')
+    bias = jnp.asarray(np.random.default_rng(2).normal(size=(rows, 4, q.shape[1], k.shape[1])), jnp.float32)
+
+    def by_hand(q, k, v, bias):
+        groups = lambda x: jnp.repeat(x, 2, axis=2)
+        scores = 2 * jnp.tanh(jnp.einsum('blnh,bsnh->bnls', q, groups(k)) * 0.3 / 2) + bias
+        mask = visible(span, k.shape[1])[:, None]
+        weights = jax.nn.softmax(jnp.where(mask, scores, -1e30), axis=-1) * mask
+        return (jnp.einsum('bnls,bsnh->blnh', weights, groups(v)) * weight).sum()
+
+    def found(q, k, v, bias):
+        return (span_attention(q, k, v, span, scale=0.3, soft_cap=2.0, bias=bias) * weight).sum()
+
+    want = jax.value_and_grad(by_hand, (0, 1, 2, 3))(q, k, v, bias)
+    got = jax.value_and_grad(found, (0, 1, 2, 3))(q, k, v, bias)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), got, want)
+
+
 def test_log_of_the_sums():
     (q, k, v), _, _ = arrays('grouped heads')
     span = spans('packed', 'grouped heads')
@@ -330,6 +351,8 @@ def test_memory_grows_with_the_length_not_its_square():
         ({'q': (2, 5, 4, 9)}, ValueError, r'q \(2, 5, 4, 9\), k \(2, 7, 2, 8\)'),
         ({'span': (2, 7, 2)}, ValueError, r'span \(2, 7, 2\)'),
         ({'sinks': (3,)}, ValueError, r'one sink for each of 4 heads, not \(3,\)'),
+        ({'bias': (1, 2, 5, 7)}, ValueError, r'a bias \[1 or B,N,L,S\], not \(1, 2, 5, 7\)'),
+        ({'bias': (3, 4, 5, 7)}, ValueError, r'not \(3, 4, 5, 7\), for q \(2, 5, 4, 8\)'),
     ],
 )
 def test_refuses_arrays_that_do_not_belong_together(change, error, message):
@@ -345,5 +368,8 @@ def test_refusals():
         api.check_arrays(q, k, v, span.astype(jnp.float32), None)
     with pytest.raises(ValueError, match="no implementation 'cuda'"):
         span_attention(q, k, v, span, implementation='cuda')
+    for other in ('xla', 'tpu'):
+        with pytest.raises(ValueError, match=f"'{other}' takes no bias; 'reference' does"):
+            span_attention(q, k, v, span, bias=jnp.zeros((1, 2, 1, 290)), implementation=other)
     with pytest.raises(ValueError, match=r"'tpu' does not run on .*'xla' does"):
         span_attention(q, k, v, span, implementation='tpu')

@@ -23,12 +23,13 @@ import cases
 import composed
 import crossed
 import jax
+import languages
 import spliced
 import towers
 from harness import Result
 from references import Reference, read_reference, relative_error
 
-from mmjax.weights import cohere, fuyu, gpt2, llama, opt, qwen
+from mmjax.weights import cohere, fuyu, gemma, gpt2, llama, opt, qwen
 
 # By class; formulas without weights, which are no class of anybody's, by the name of their file.
 CASES: dict[str, Callable[[Reference], Result]] = {
@@ -44,6 +45,8 @@ CASES: dict[str, Callable[[Reference], Result]] = {
     'CohereForCausalLM': cases.language_model(cohere.config, cohere.table),
     'Flamingo': crossed.run_openflamingo,
     'FuyuForCausalLM': cases.run_fuyu,
+    'Gemma2ForCausalLM': cases.language_model(gemma.gemma2, gemma.table),
+    'Gemma3ForCausalLM': cases.language_model(gemma.gemma3, gemma.table),
     'GPT2LMHeadModel': cases.language_model(gpt2.config, gpt2.table),
     'GatedCrossAttentionBlock': crossed.run_gated_block,
     'IdeficsForVisionText2Text': crossed.run_idefics,
@@ -62,6 +65,7 @@ CASES: dict[str, Callable[[Reference], Result]] = {
     'SiglipModel': cases.run_siglip,
     'Stage1': blip.run_stage_one,
     'TB': blip.run_textbind,
+    'T5ForConditionalGeneration': languages.run_t5,
     'ViTMAEForPreTraining': towers.run_mae,
 }
 

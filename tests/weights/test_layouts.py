@@ -10,6 +10,7 @@ from mmjax.weights import (
     clip,
     cohere,
     fuyu,
+    gemma,
     gpt2,
     idefics,
     kosmos2,
@@ -19,6 +20,7 @@ from mmjax.weights import (
     opt,
     qwen,
     shapes,
+    t5,
     to_ours,
     to_public,
     vit,
@@ -26,6 +28,7 @@ from mmjax.weights import (
 
 TEXT = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4, vocab_size=50)
 GROUPED = {**TEXT, 'num_key_value_heads': 2}
+T5 = dict(d_model=16, d_kv=3, d_ff=24, num_layers=3, num_decoder_layers=2, num_heads=4, vocab_size=50)
 VISION = dict(
     hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4
 )
@@ -82,6 +85,11 @@ LAYOUTS = {
     'qwen3': lambda: pair(qwen.qwen3, qwen.table, GROUPED),
     'opt': lambda: of(opt, {**TEXT, 'ffn_dim': 24, 'max_position_embeddings': 9}),
     'gpt2': lambda: of(gpt2, dict(n_embd=16, n_layer=3, n_head=4, n_positions=9, vocab_size=50)),
+    'gemma': lambda: pair(gemma.gemma, gemma.table, GROUPED),
+    'gemma2': lambda: pair(gemma.gemma2, gemma.table, GROUPED),
+    'gemma3': lambda: pair(gemma.gemma3, gemma.table, GROUPED),
+    't5': lambda: of(t5, T5),
+    't5, untied': lambda: of(t5, {**T5, 'tie_word_embeddings': False, 'feed_forward_proj': 'gated-gelu'}),
     'cohere': lambda: of(cohere, GROUPED),
     'clip': lambda: pair(clip.clip, clip.clip_table, PAIR),
     'openai_clip': lambda: pair(clip.clip, openai_clip.table, PAIR),
@@ -132,6 +140,25 @@ def test_writing_and_reading_undo_each_other(layout):
             },
         ),
         ('qwen3', {'model.layers.1.self_attn.q_norm.weight': (128,), 'model.layers.1.self_attn.k_proj.bias': None}),
+        ('gemma', {'model.layers.0.post_attention_layernorm.weight': (16,), 'lm_head.weight': None}),
+        (
+            'gemma3',
+            {
+                'model.layers.1.self_attn.q_norm.weight': (256,),
+                'model.layers.1.pre_feedforward_layernorm.weight': (16,),
+                'model.layers.1.post_feedforward_layernorm.weight': (16,),
+            },
+        ),
+        (
+            't5',
+            {
+                'decoder.block.1.layer.1.EncDecAttention.q.weight': (12, 16),
+                'decoder.block.1.layer.2.DenseReluDense.wi.weight': (24, 16),
+                'encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight': (32, 4),
+                'lm_head.weight': None,
+            },
+        ),
+        ('t5, untied', {'encoder.block.2.layer.1.DenseReluDense.wi_1.weight': (24, 16), 'lm_head.weight': (50, 16)}),
         ('opt', {'model.decoder.embed_positions.weight': (11, 16), 'model.decoder.layers.0.fc1.bias': (24,)}),
         ('gpt2', {'transformer.h.0.attn.c_attn.weight': (16, 48), 'transformer.h.2.mlp.c_fc.weight': (16, 64)}),
         ('clip', {'vision_model.pre_layrnorm.weight': (12,), 'logit_scale': (), 'text_projection.weight': (6, 16)}),
@@ -192,6 +219,7 @@ def test_sizes_are_read_off_the_first_clips_tensors():
         (opt.config, dict(do_layer_norm_before=False), 'do_layer_norm_before=False'),
         (opt.config, dict(word_embed_proj_dim=512), 'word_embed_proj_dim=512 for a width of 768'),
         (gpt2.config, dict(scale_attn_by_inverse_layer_idx=True), 'scale_attn_by_inverse_layer_idx=True'),
+        (gemma.gemma2, dict(num_hidden_layers=2, layer_types=['full_attention', 'sliding_attention']), 'layer_types'),
         (qwen.qwen2, dict(use_sliding_window=True), 'use_sliding_window'),
         (cohere.config, dict(use_qk_norm=True), 'use_qk_norm'),
     ],
@@ -199,3 +227,28 @@ def test_sizes_are_read_off_the_first_clips_tensors():
 def test_what_is_not_implemented_is_refused(config, public, message):
     with pytest.raises(ValueError, match=message):
         config(public)
+
+
+@pytest.mark.parametrize(
+    'spelling',
+    [
+        dict(
+            rope_theta=3e5,
+            rope_scaling=dict(type='linear', factor=8),
+            rope_local_base_freq=7.0,
+            sliding_window_pattern=3,
+        ),
+        dict(
+            rope_parameters=dict(
+                full_attention=dict(rope_type='linear', rope_theta=3e5, factor=8),
+                sliding_attention=dict(rope_theta=7.0),
+            ),
+            layer_types=['sliding_attention', 'sliding_attention', 'full_attention', 'sliding_attention'],
+        ),
+    ],
+    ids=['old', 'new'],
+)
+def test_both_spellings_of_gemma3s_layers(spelling):
+    c = gemma.gemma3(dict(num_hidden_layers=4, **spelling))
+    assert (c.position.theta, c.position.factor) == (3e5, 8)
+    assert (c.local.position.theta, c.local.position.factor, c.local.every, c.local.window) == (7.0, 1.0, 3, 4096)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cases of encoder-decoders and of language models that fill gaps."""
+
+import harness
+import jax.numpy as jnp
+import numpy as np
+from harness import IGNORE, Result, load
+from references import Reference
+
+from mmjax.models.seq2seq import Seq2seq
+from mmjax.objectives.next_token import token_losses
+from mmjax.weights import t5
+
+
+def run_t5(r: Reference) -> Result:
+    """Runs T5ForConditionalGeneration twice: input and output as arrays of their own, and both in one row."""
+    config = t5.config(r.config)
+    model, account, _ = load(config.build, t5.table(config), r)
+    ids, mask, labels = (r.inputs[name] for name in ('input_ids', 'attention_mask', 'labels'))
+    start = np.full_like(labels[:, :1], r.config['decoder_start_token_id'])
+    written = np.concatenate([start, np.where(labels == IGNORE, 0, labels)[:, :-1]], axis=1)
+    apart, together = separate(model, ids, mask, written), one_row(model, ids, mask, written)
+    np.testing.assert_allclose(together, apart['hidden'], rtol=1e-4, atol=1e-5)
+    outputs = harness.run(lambda m: losses(m, jnp.asarray(apart['hidden']), labels), model)
+    outputs = {**outputs, 'logits': outputs['logits'][..., : config.vocab]}
+    outputs['encoder_last_hidden_state'] = apart['source']
+    return Result(outputs, account, {'encoder_last_hidden_state': mask == 1})
+
+
+def two_way(mask: np.ndarray) -> np.ndarray:
+    """Returns spans with which all tokens of a row see each other; mask is 1 on the left, where they are."""
+    end = np.broadcast_to(mask.sum(axis=1, keepdims=True), mask.shape)
+    return np.stack([end * 0, end * mask], axis=-1).astype(np.int32)
+
+
+def separate(model: Seq2seq, ids: np.ndarray, mask: np.ndarray, written: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns what the encoder and the decoder give for an input and an output."""
+    rows, length = written.shape
+    count = np.broadcast_to(mask.sum(axis=1, keepdims=True), (rows, length))
+    looks = np.stack([count * 0, count], axis=-1).astype(np.int32)
+
+    def run(model):
+        source = model.encode(model.embed_tokens(jnp.asarray(ids)), two_way(mask), places(ids))
+        x = model.embed_tokens(jnp.asarray(written))
+        span = harness.causal(np.ones_like(written))
+        return dict(source=source, hidden=model.decoder(x, span, places(written), media=source, media_span=looks))
+
+    return harness.run(run, model)
+
+
+def one_row(model: Seq2seq, ids: np.ndarray, mask: np.ndarray, written: np.ndarray) -> np.ndarray:
+    """Returns the same hidden states of the output, for rows that hold both."""
+    first, length = mask.sum(axis=1), written.shape[1]
+    total = int(first.max()) + length
+    tokens, position = (np.zeros((len(ids), total), np.int32) for _ in range(2))
+    span, looks = (np.zeros((len(ids), total, 2), np.int32) for _ in range(2))
+    for b, n in enumerate(first):
+        output = slice(n, n + length)
+        tokens[b, :n], tokens[b, output] = ids[b, :n], written[b]
+        position[b, :n], position[b, output] = np.arange(n), np.arange(length)
+        span[b, :n] = 0, n
+        span[b, output] = np.stack([np.full(length, n), n + 1 + np.arange(length)], axis=-1)
+        looks[b, output] = 0, n
+    run = lambda m: m(m.embed_tokens(jnp.asarray(tokens)), span, jnp.asarray(position), media_span=looks)
+    hidden = np.asarray(harness.run(run, model))
+    return np.stack([hidden[b, n : n + length] for b, n in enumerate(first)])
+
+
+def losses(model: Seq2seq, hidden: jnp.ndarray, labels: np.ndarray) -> dict[str, jnp.ndarray]:
+    """Returns the logits of the words and the mean loss; a label belongs to the place where it stands."""
+    counts = jnp.asarray(labels != IGNORE)
+    total, weight, _ = token_losses(model, hidden, jnp.where(counts, labels, 0), counts.astype(jnp.float32))
+    return {'logits': model.logits(hidden), 'loss': total / weight}
+
+
+def places(ids: np.ndarray) -> jnp.ndarray:
+    """Returns 0, 1, 2 ... for each row."""
+    return jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
