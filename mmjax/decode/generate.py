@@ -64,7 +64,8 @@ class Prompt(NamedTuple):
     """What every step needs to know of the prompts."""
 
     length: Int[Array, 'B']
-    last: Int[Array, 'B *axes']  # the highest position so far; three equal numbers for 3-D rotary positions
+    first: Int[Array, 'B']  # the first place that the answer sees: where its document, or an encoder's output, starts
+    last: Int[Array, 'B *axes']  # the highest position from there on; three equal numbers for 3-D rotary positions
     media_span: Int[Array, 'B 1 2'] | None  # what the last token sees of the media, hence the answer too
 
     @staticmethod
@@ -72,10 +73,12 @@ class Prompt(NamedTuple):
         """Reads the prompts of a batch of one document a row: a place is padding if it sees nothing."""
         length = jnp.sum(batch.span[..., 1] > batch.span[..., 0], axis=1)
         media = None if batch.media_span is None else at_last(batch.media_span, length)[:, None]
-        valid = jnp.arange(batch.tokens.shape[1]) < length[:, None]
+        first = at_last(batch.span, length)[:, 0]
+        place = jnp.arange(batch.tokens.shape[1])
+        valid = (first[:, None] <= place) & (place < length[:, None])
         highest = jnp.max(jnp.where(valid[..., None], batch.position.reshape(*valid.shape, -1), 0), axis=(1, 2))
         last = highest if batch.position.ndim == 2 else jnp.stack([highest] * batch.position.shape[-1], axis=-1)
-        return Prompt(length, last, media)
+        return Prompt(length, first, last, media)
 
 
 def at_last(values: Array, length: Int[Array, 'B']) -> Array:
@@ -129,7 +132,7 @@ def write(
 def step(model: nnx.Module, token: Int[Array, 'B'], place: Array, prompt: Prompt, cache: Any) -> tuple[Array, Any]:
     """Returns (logits [B, V] of what follows `token`, the answers' `place`-th token, the cache with it)."""
     at = prompt.length + place
-    span = jnp.stack([at * 0, at + 1], axis=-1)[:, None]
+    span = jnp.stack([prompt.first, at + 1], axis=-1)[:, None]
     position = (prompt.last + place + 1)[:, None]
     hidden, cache = model.step(jnp.maximum(token, 0)[:, None], span, position, at, prompt.media_span, cache)
     return scores(model, hidden), cache

@@ -7,8 +7,9 @@ Both run over one row, which holds the input and then the output; what a token b
     span          0-4 (each) | 4-5 4-6 4-7      what it sees of its own stack: the input all, the output causally
     media_span    empty      | 0-4 (each)       places of the row, as the encoder left them, that the decoder looks at
 
-So packed rows, spliced media, caches and losses are those of a decoder alone, and a row of L tokens costs L in both
-stacks. To read the input and write the output as arrays of their own, call `encode` and `decoder`.
+So packed rows, spliced media, caches and losses are those of a decoder alone, at the price of L tokens in both stacks.
+Media stand among the input's words: the arguments `media` and `expert` are there for the sake of the decoder's
+signature and must be None. To read the input and write the output as arrays of their own, call `encode` and `decoder`.
 
 B rows, L tokens, D width, V vocabulary.
 """
@@ -21,7 +22,8 @@ from jaxtyping import Array, Float, Int
 
 from mmjax.models.decoder import Decoder
 from mmjax.models.trunk import Cache, Trunk
-from mmjax.nn.block import CrossBranch
+from mmjax.nn.block import Block, CrossBranch
+from mmjax.nn.layers import Unembedding
 
 
 class Seq2seq(nnx.Module):
@@ -40,8 +42,13 @@ class Seq2seq(nnx.Module):
 
         @property
         def vocab(self) -> int:
-            """Returns the number of words."""
+            """The number of words."""
             return self.decoder.vocab
+
+        @property
+        def block(self) -> Block.Config:
+            """The decoder's block."""
+            return self.decoder.block
 
         def build(self, *, rngs: nnx.Rngs) -> 'Seq2seq':
             """Builds the model."""
@@ -68,7 +75,9 @@ class Seq2seq(nnx.Module):
         span: Int[Array, 'B L 2'],
         position: Int[Array, 'B L'],
         *,
+        media: None = None,
         media_span: Int[Array, 'B L 2'],
+        expert: None = None,
     ) -> Float[Array, 'B L D']:
         """Returns the decoder's hidden states after the last norm, of which those of outputs have a meaning."""
         source = self.encode(x, span, position)
@@ -77,6 +86,10 @@ class Seq2seq(nnx.Module):
     def logits(self, hidden: Float[Array, 'B L D']) -> Float[Array, 'B L V']:
         """Returns float32 scores of the next token; those of the vocabulary's padding are -inf."""
         return self.decoder.logits(hidden)
+
+    def unembedding(self) -> Unembedding:
+        """Returns what `logits` computes with."""
+        return self.decoder.unembedding()
 
     def init_cache(self, rows: int, length: int, dtype: DTypeLike) -> Cache:
         """Returns an empty cache for `rows` rows of at most `length` tokens."""
@@ -89,7 +102,9 @@ class Seq2seq(nnx.Module):
         position: Int[Array, 'B L'],
         cache: Cache,
         *,
+        media: None = None,
         media_span: Int[Array, 'B L 2'],
+        expert: None = None,
     ) -> tuple[Float[Array, 'B L D'], Cache]:
         """Reads inputs, with the first tokens of their outputs behind them: what __call__ does, and the cache."""
         source = self.encode(x, span, position)

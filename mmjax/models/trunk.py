@@ -153,10 +153,9 @@ class Trunk(nnx.Module):
     ) -> tuple[Array, KeyValue | None]:
         x = self.enter(x, position)
         place = None if write is None else write[:, None] + jnp.arange(x.shape[1])
-        own = jnp.arange(x.shape[1])[None] if place is None else place
-        view, bias = self._views(span, position, own), None
+        view, bias = self._views(span, position, place), None
         if self.relative is not None:
-            bias = self.relative(own, x.shape[1] if write is None else text.k.shape[2])
+            bias = self.relative(_own(span, place), x.shape[1] if write is None else text.k.shape[2])
 
         def body(carry, block, layer, inserted=None):
             (x, text), look, (span, turn) = carry, None, view(layer)
@@ -178,15 +177,21 @@ class Trunk(nnx.Module):
             )  # fmt: skip
         return self.leave(x), text
 
-    def _views(self, span: Array, position: Array, own: Array) -> Callable[[Array], tuple]:
+    def _views(self, span: Array, position: Array, place: Array | None) -> Callable[[Array], tuple]:
         """Returns the function of a layer's number that gives its spans and turns."""
         far = span, None if self.rotary is None else self.rotary(position)
         if self.window is None:
             return lambda layer: far
-        near = narrow(span, own, self.window), None if self.near_rotary is None else self.near_rotary(position)
+        narrowed = narrow(span, _own(span, place), self.window)
+        near = narrowed, None if self.near_rotary is None else self.near_rotary(position)
 
         def view(layer: Array) -> tuple:
             everything = (layer + 1) % self.global_every == 0
             return jax.tree.map(lambda far, near: jnp.where(everything, far, near), far, near)
 
         return view
+
+
+def _own(span: Array, place: Array | None) -> Array:
+    """Returns which key is each query's own: query l's is key l where `place` says nothing."""
+    return jnp.arange(span.shape[1])[None] if place is None else place

@@ -21,6 +21,7 @@ from mmjax.models.patches import Patches
 from mmjax.models.qformer import Qformer
 from mmjax.models.reader import Reader
 from mmjax.models.resampler import Resampler
+from mmjax.models.seq2seq import Seq2seq
 from mmjax.models.state import StateVector
 from mmjax.models.vision import Vit
 from mmjax.nn.layers import Unembedding
@@ -43,7 +44,7 @@ class Vlm(nnx.Module):
 
     @dataclasses.dataclass(kw_only=True)
     class Config:
-        decoder: Decoder.Config
+        decoder: Decoder.Config | Seq2seq.Config
         encoder: Encoder | None = None  # None: the model sees no pictures
         connector: Connector | None = None  # None: the encoder's features are the media tokens
         state: StateVector.Config | None = None
@@ -117,6 +118,12 @@ class Vlm(nnx.Module):
             raise ValueError(
                 "Resampler.Config.order numbers a document's media, which packed rows do not carry: set it to 0"
             )
+        encodes = isinstance(c.decoder, Seq2seq.Config)
+        if encodes and isinstance(c.fusion, CrossAttention.Config):
+            raise ValueError(
+                'the decoder of a Seq2seq looks at its encoder, not at media: set Vlm.Config.fusion to Splice, and '
+                'media stand among the words of the input'
+            )
         if c.decoder.block.expert and isinstance(c.fusion, CrossAttention.Config):
             raise ValueError(
                 'Block.Config.expert reads media that stand among the words, and cross-attention puts none there: '
@@ -136,7 +143,8 @@ class Vlm(nnx.Module):
             )
         self.state = c.state.build(self.media_width, rngs=rngs) if c.state else None
         cross = dict(cross=crossing.block, every=crossing.every, first=crossing.start) if crossing else {}
-        self.decoder = c.decoder.build(**cross, media_width=self.media_width, rngs=rngs)
+        cross = {} if encodes else {**cross, 'media_width': self.media_width}
+        self.decoder = c.decoder.build(**cross, rngs=rngs)
         self.crossing = crossing is not None
 
     def media(self, batch: Batch) -> Float[Array, 'B S D'] | None:
@@ -207,7 +215,8 @@ class Vlm(nnx.Module):
         """Returns what enters the decoder: embedded tokens, and media with their spans where the text looks at them."""
         text, media = self.decoder.embed_tokens(batch.tokens), self.media(batch)
         if not self.crossing:
-            return (text if media is None else splice(text, media, batch.slot)), None, None
+            # Of a Seq2seq, the decoder's tokens look at places of the row.
+            return (text if media is None else splice(text, media, batch.slot)), None, batch.media_span
         span = batch.media_span
         if media is None or span is None:
             # Nothing to see, but the blocks' feed-forward halves still work: one blank token that no span reaches.

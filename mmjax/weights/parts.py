@@ -77,8 +77,8 @@ def rotary(public: Mapping[str, Any], **ours: Any) -> Rotary.Config:
     if kind not in ('default', 'linear'):
         raise ValueError(f"rotary positions of type {kind!r} are not implemented; 'default' and 'linear' are")
     return Rotary.Config(
-        theta=rope.get('rope_theta', public.get('rope_theta', 10_000.0)),
-        factor=rope.get('factor', 1.0) if kind == 'linear' else 1.0,
-        fraction=rope.get('partial_rotary_factor', public.get('partial_rotary_factor', 1.0)),
+        theta=float(rope.get('rope_theta', public.get('rope_theta', 10_000.0))),
+        factor=float(rope['factor']) if kind == 'linear' else 1.0,
+        fraction=float(rope.get('partial_rotary_factor', public.get('partial_rotary_factor', 1.0))),
         **ours,
     )

@@ -6,12 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from disturbed import disturbed
+from flax import nnx
 
+from mmjax.batch import Batch
+from mmjax.decode import generate
+from mmjax.decode.generate import Rules
+from mmjax.decode.sampling import Decoding
 from mmjax.models.decoder import Decoder
+from mmjax.models.fusion import CrossAttention
 from mmjax.models.seq2seq import Seq2seq
 from mmjax.models.trunk import Trunk
+from mmjax.models.vlm import Vlm
 from mmjax.nn.attention import Attention
-from mmjax.nn.block import Block, CrossBranch
+from mmjax.nn.block import Block, CrossBranch, GatedBlock
 from mmjax.nn.layers import Norm
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.positions import Learned, Relative
@@ -126,3 +133,27 @@ def test_cached_equals_full(model):
         np.testing.assert_allclose(prompts[b, inputs], want[b, inputs], atol=1e-5)
         for n, step in enumerate(steps):
             np.testing.assert_allclose(step[b, 0], want[b, inputs + 1 + n], atol=1e-5)
+
+
+def test_answers_are_those_of_the_full_forward():
+    """Prompts are inputs with the token that starts the output; positions of the answer count from it."""
+    config = Vlm.Config(decoder=CONFIGS['bart'])
+    model = disturbed(lambda rngs: config.build(rngs=rngs))
+    rows = batch(*(row((inputs, 1), length=6) for inputs in (5, 2)))
+    prompts = [jnp.asarray(x) for x in rows]
+    weight = jnp.zeros((2, 6), jnp.float32)
+    read = Batch(prompts[0], weight, prompts[1], prompts[2], media_span=prompts[3])
+    never = Rules(jnp.zeros(VOCAB, bool), jnp.zeros(VOCAB, bool))
+    written = np.asarray(generate.sample(model, read, never, jax.random.key(0), Decoding(max_new_tokens=3)).tokens)
+    for b, inputs in enumerate((5, 2)):
+        tokens, *rest = row((inputs, 4), length=9)
+        tokens[: inputs + 1], tokens[inputs + 1 : inputs + 4] = rows[0][b, : inputs + 1], written[b]
+        logits = np.asarray(forward(model.decoder, *batch((tokens, *rest))))[0, inputs : inputs + 3]
+        assert logits.argmax(axis=-1).tolist() == written[b].tolist()
+
+
+def test_the_decoder_cannot_look_at_media_too():
+    gated = GatedBlock.Config(attn=ATTN, mlp=MLP)
+    config = Vlm.Config(decoder=CONFIGS['t5'], fusion=CrossAttention.Config(block=gated))
+    with pytest.raises(ValueError, match='the decoder of a Seq2seq looks at its encoder'):
+        config.build(rngs=nnx.Rngs(0))
