@@ -23,6 +23,8 @@ from mmjax.models.vision import Vit
 from mmjax.models.vlm import Vlm
 from mmjax.nn.attention import Attention
 from mmjax.nn.mlp import Mlp
+from mmjax.objectives.latents import Latents
+from mmjax.objectives.masking import Blocks
 
 WIDTH, HEADS = 64, 4
 # What changes in each class of config, wherever it stands in the model.
@@ -33,6 +35,8 @@ FEWER: dict[type, Callable[[Any], dict[str, Any]]] = {
     GatedConnector.Config: lambda c: dict(hidden=2 * WIDTH),
     Resampler.Config: lambda c: dict(queries=4, depth=2),
     AttentionPool.Config: lambda c: dict(queries=4),
+    Blocks: lambda c: dict(count=22, least=4),
+    Latents: lambda c: dict(last=2),
     Mae.Config: lambda c: dict(width=WIDTH, depth=2),
     CrossAttention.Config: lambda c: dict(every=min(c.every, 2)),
     Attention.Config: lambda c: dict(heads=HEADS, kv_heads=c.kv_heads and min(c.kv_heads, HEADS), head_width=None),
@@ -98,7 +102,15 @@ def shrink_pictures(run: Run) -> Run:
     tower = dataclasses.replace(model.encoder, size=(24, 24), patch=4, width=WIDTH)
     optimizer = lambda stage: dataclasses.replace(stage.optimizer, peak_lr=2e-3, warmup=20)
     short = lambda stage: dataclasses.replace(
-        stage, data=data.digit_pairs(), rows=32, steps=400, accumulate=1, optimizer=optimizer(stage)
+        stage,
+        data=data.digit_pairs(),
+        rows=32,
+        steps=400,
+        accumulate=1,
+        optimizer=optimizer(stage),
+        objective=fewer(stage.objective),
+        ema=min(stage.ema, 0.99),
+        ema_start=min(stage.ema_start, 0.9),
     )
     return dataclasses.replace(
         run,

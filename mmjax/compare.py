@@ -33,10 +33,12 @@ def measure(ev: Eval, documents: Sequence[Document], layout: Layout, model: Any,
         raise ConfigError(f'eval {ev.name}: metric retrieval compares vectors, which a {type(model).__name__} has not')
     kept, laid = _laid(documents, layout, dropped)
     images, texts, there = _embedded(laid, layout, model)
+    if there.sum() < 2:
+        raise ConfigError(
+            f'eval {ev.name}: {there.sum()} pairs of a picture and words, fewer than two; dropped {dict(dropped)}'
+        )
     dropped['no picture or no words'] += int((~there).sum())
     kept, laid = ([item for item, ok in zip(items, there, strict=True) if ok] for items in (kept, laid))
-    if len(laid) < 2:
-        raise ConfigError(f'eval {ev.name}: {len(laid)} pairs of a picture and words; to compare takes two')
     images, texts = images[there], texts[there]
     words = [item.tokens.tobytes() for item in laid]
     first = {word: i for i, word in reversed([*enumerate(words)])}
@@ -85,6 +87,9 @@ def _laid(documents: Sequence[Document], layout: Layout, dropped: Counter[str]) 
 
 
 def _embedded(laid: Sequence[Laid], layout: Layout, model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if not laid:
+        return np.zeros((0, 0)), np.zeros((0, 0)), np.zeros(0, bool)
     fed = feed([[item] for item in laid], layout, layout.shape, rows_for(len(laid)))
     found = [gather(_vectors(model, one.batch)) for one in fed]
-    return tuple(np.concatenate(parts)[: len(laid)] for parts in zip(*found, strict=True))
+    images, texts, there = (np.concatenate(parts)[: len(laid)] for parts in zip(*found, strict=True))
+    return images, texts, there

@@ -82,6 +82,11 @@ class Stage:
     optimizer: Adamw = dataclasses.field(default_factory=Adamw)
     objective: Any = dataclasses.field(default_factory=NextToken)  # one of mmjax.objectives
     ema: float = 0.0  # decay of the averaged weights kept beside the trained ones; 0: none
+    ema_start: float = 0.0  # the decay at the first step, from where it rises evenly to `ema`; 0: `ema` throughout
+
+    def decay(self, step: Any) -> Any:
+        """Returns the decay of the averaged weights at a step."""
+        return self.ema if not self.ema_start else self.ema_start + (self.ema - self.ema_start) * step / self.steps
 
 
 @dataclasses.dataclass
@@ -186,6 +191,8 @@ def check(run: Run) -> None:
             )
         if not 0 <= stage.ema < 1:
             raise ConfigError(f'stages[{i}].ema is {stage.ema}; it lies in 0 .. 1')
+        if not 0 <= stage.ema_start <= stage.ema:
+            raise ConfigError(f'stages[{i}].ema_start is {stage.ema_start}; it lies in 0 .. ema, {stage.ema}')
 
 
 def check_rows(run: Run, sizes: tuple[int, int, int]) -> None:

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# Gains, offsets and gates: pulling them to zero regularises nothing and switches layers off.
-NO_DECAY = (r'(.*/)?(bias|scale|cls)', r'.*_gate')
+# Gains, offsets, gates and scales of branches: pulling them to zero regularises nothing and switches layers off.
+NO_DECAY = (r'(.*/)?(bias|scale|cls)', r'.*_(gate|scale)')
 
 
 @dataclasses.dataclass

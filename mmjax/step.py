@@ -60,13 +60,14 @@ def build_update(
     *,
     accumulate: int = 1,
     compute_dtype: Any = jnp.bfloat16,
-    ema: float = 0.0,
+    ema: float | Callable[[jax.Array], jax.Array] = 0.0,
     seed: int = 0,
 ) -> Callable[[State, Params, Batch], tuple[State, Sums]]:
     """Returns (state, frozen parameters, batch) -> (state, metrics), to be compiled with the state donated.
 
     Metrics hold `loss` and `weight` as sums over the whole batch, the objective's further sums, and `grad_norm`, `lr`,
-    `skipped` of this step. What the objective draws is a function of (seed, step).
+    `skipped` of this step. What the objective draws is a function of (seed, step);
+    `ema` is the decay of the averaged weights, or one for each step.
     """
 
     def gradient(train: Params, frozen: Params, average: Params, batch: Batch, key: jax.Array) -> tuple[Sums, Params]:
@@ -91,7 +92,8 @@ def build_update(
             grads = jax.tree.map(lambda g: g.astype(jnp.float32) * scale, grads)
             norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in grads.values()))
             train, opt = optimizer.update(grads, state.opt, state.train, state.step)
-            average = {p: ema * w + (1 - ema) * train[p] for p, w in state.ema.items()}
+            decay = ema(state.step) if callable(ema) else ema
+            average = {p: decay * w + (1 - decay) * train[p] for p, w in state.ema.items()}
             # Decided on global sums, hence alike on every device and host. The select fuses into the update itself.
             finite = jnp.isfinite(norm) & jnp.isfinite(sums['loss'])
             old, new = (state.train, state.opt, state.ema), (train, opt, average)

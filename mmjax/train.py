@@ -222,7 +222,7 @@ def compile_stage(shop: Workshop, opened: Open, state: State, frozen: Any, feed:
         stage.objective,
         accumulate=stage.accumulate,
         compute_dtype=shop.run.compute_dtype,
-        ema=stage.ema,
+        ema=stage.decay,
         seed=shop.run.seed + opened.number,
     )
     with shop.logger.paused():

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from mmjax.batch import Batch
-from mmjax.config import Run
+from mmjax.config import ConfigError, Run
 from mmjax.data.check import check
 from mmjax.data.laid import Laid
 from mmjax.data.layout import Layout
@@ -24,7 +24,7 @@ from mmjax.data.mix import Mix
 from mmjax.data.pipeline import render_row
 from mmjax.data.render import stack
 from mmjax.document import BadDocument
-from mmjax.objectives.next_token import next_token
+from mmjax.objectives.next_token import NextToken, next_token
 from mmjax.params import Skeleton, flatten
 
 # float32 sums in another order differ by some 1e-6; a document that sees another differs by far more than this.
@@ -79,6 +79,9 @@ class Verdict:
 
 def verify(run: Run, stage: int = 0, most: int = 6) -> Verdict:
     """Compares a row of up to `most` documents of a stage's data with the same documents alone, in float32."""
+    if not isinstance(run.stages[stage].objective, NextToken):
+        kind = type(run.stages[stage].objective).__name__
+        raise ConfigError(f'stages[{stage}] learns by {kind}: what is compared here are losses of next tokens')
     layout = run.layout.build(run.model.media_spec())
     documents = sharing_a_row(run.stages[stage].data.build(run.seed), layout, most)
     skeleton = Skeleton(nnx.eval_shape(lambda: run.model.build(rngs=nnx.Rngs(0))))

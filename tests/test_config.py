@@ -3,6 +3,7 @@ import pytest
 import tiny
 
 from mmjax.config import ConfigError, Load, Mesh, check, check_rows
+from mmjax.objectives.contrastive import Contrastive
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,8 @@ def change(path, value):
         ('stages.0.steps', 0, r'stages\[0\].steps is 0; it is at least 1'),
         ('stages.0.accumulate', 3, r'stages\[0\]: 8 rows cannot be split into accumulate=3 parts'),
         ('stages.0.ema', 1.0, r'stages\[0\].ema is 1.0'),
+        ('stages.0.ema_start', 0.95, r'stages\[0\].ema_start is 0.95; it lies in 0 .. ema, 0.9'),
+        ('stages.0.objective', Contrastive(), 'Contrastive compares all rows of a batch with each other'),
     ],
 )
 def test_numbers_that_contradict_each_other(path, value, message):

@@ -87,8 +87,8 @@ class Layout:
     def __call__(self, document: Document) -> list[Laid]:
         """Returns the laid-out document, in parts if it was split; raises BadDocument when nothing is left."""
         laid = [self._laid(document, part) for part in self._parts(document)]
-        # A model that reads pictures alone learns from every one of them.
-        kept = [part for part in laid if part.weight.any() or (part.media and not self.spec.words)]
+        # A model that reads pictures apart from words learns from every one of them, whatever the words weigh.
+        kept = [part for part in laid if part.weight.any() or (part.media and self.spec.apart)]
         if not kept:
             raise BadDocument(document.key, 'nothing to learn', 'no token of it has a loss weight')
         if len(kept) < len(laid):

@@ -16,6 +16,7 @@ from mmjax import sharding
 from mmjax.batch import Batch, MediaSpec
 from mmjax.models.connector import unit
 from mmjax.models.decoder import Decoder
+from mmjax.models.resnet import ResNet
 from mmjax.models.vision import Vit, everything
 from mmjax.nn.block import CrossBranch
 from mmjax.nn.layers import Linear, parameter
@@ -33,7 +34,7 @@ class Pair(nnx.Module):
 
     @dataclasses.dataclass(kw_only=True)
     class Config:
-        vision: Vit.Config
+        vision: Vit.Config | ResNet.Config
         text: Decoder.Config
         width: int  # D
         project_image: bool = False  # False: the tower's own vector, which then has width D
@@ -72,13 +73,14 @@ class Pair(nnx.Module):
     def __init__(self, c: Config, *, rngs: nnx.Rngs):
         if c.pool not in POOLS:
             raise ValueError(f'Pair.Config.pool is {c.pool!r}; choose one of {POOLS}')
-        if not c.project_image and c.vision.width != c.width:
-            raise ValueError(f'pictures have width {c.vision.width}, the common space {c.width}: set project_image')
+        given = c.vision.pooled_width
+        if not c.project_image and given != c.width:
+            raise ValueError(f'pictures have width {given}, the common space {c.width}: set project_image')
         self.causal, self.pool, self.pool_id, self.read_pad = c.causal, c.pool, c.pool_id, c.read_pad
         self.max_scale = c.max_scale
         self.vision = c.vision.build(rngs=rngs)
         self.text = c.text.build(cross=c.cross, media_width=c.vision.width, rngs=rngs)
-        project = lambda: Linear(c.vision.width, c.width, bias=c.image_bias, spec=w_LD, rngs=rngs)
+        project = lambda: Linear(given, c.width, bias=c.image_bias, spec=w_LD, rngs=rngs)
         self.image_projection = project() if c.project_image else None
         self.text_projection = Linear(c.text.width, c.width, bias=c.text_bias, spec=w_LD, rngs=rngs)
         self.verdict = Linear(c.text.width, 2, bias=True, spec=w_DE, rngs=rngs) if c.cross else None

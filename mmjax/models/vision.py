@@ -6,12 +6,14 @@ B rows, M media a row, T frames, P patches a frame, N = B * M * T frames, D widt
 
 import dataclasses
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from mmjax import sharding
 from mmjax.batch import MediaSpec
@@ -20,8 +22,10 @@ from mmjax.nn.attention import Attention
 from mmjax.nn.block import Block
 from mmjax.nn.layers import Linear, Norm, normal, parameter
 from mmjax.nn.mlp import Mlp
-from mmjax.nn.positions import Learned
+from mmjax.nn.positions import GridOffsets, Learned
 from mmjax.sharding import P, b_D, w_LD
+
+RELATIVE = ('', 'shared', 'own')
 
 
 class Pool(nnx.Module):
@@ -61,6 +65,7 @@ class Vit(nnx.Module):
         depth: int
         block: Block.Config
         patch_bias: bool = True
+        film: int = 1  # frames of which a token is made: a picture is shown so often
         overlap: int = 0  # a token is made of its own patch and so many on every side (overlapping patch embedding)
         # Channels of convolutions in front of the patches (Xiao et al. 2021): windows of six in steps of two, and ReLU.
         # Each halves the picture, so a small tower need not learn a shape anew for every place in a patch.
@@ -68,11 +73,15 @@ class Vit(nnx.Module):
         # Of the position table at first. Large towers learn places in time; a small one, trained for minutes, sees none
         # while its patches, whose deviation is about 1, drown them.
         position_std: float = 0.02
+        table: bool = True  # positions are added to the patches
+        relative: str = ''  # a number for each offset of two patches is added to scores: '', 'shared' by blocks, 'own'
+        mask: bool = False  # a learned token for the places of hidden patches
         sincos: bool = False  # the table begins as sines and cosines of rows and columns, to be frozen (see `sincos`)
         cls: bool = False  # a learned token in front of the patches, with position 0
         pre_norm: Norm.Config | None = None  # before the first block
         norm: Norm.Config | None = dataclasses.field(default_factory=Norm.Config)  # after the last
         pool: Pool.Config | None = None  # for `pooled`; None: the cls token
+        pool_mean: bool = False  # without a pool: the mean of the patches, cls left out
         layer: int = -1  # the features are what leaves this block: -1 the last, -2 the one before it ...
         features_normed: bool = True  # apply `norm` to them
         keep_cls: bool = False  # leave the cls token among the features
@@ -84,6 +93,11 @@ class Vit(nnx.Module):
         def grid(self) -> tuple[int, int]:
             """Rows and columns of patches."""
             return self.size[0] // self.patch, self.size[1] // self.patch
+
+        @property
+        def pooled_width(self) -> int:
+            """The width of a picture's vector."""
+            return self.width
 
         @property
         def tokens(self) -> int:
@@ -101,23 +115,35 @@ class Vit(nnx.Module):
             raise ValueError(f'patch {c.patch} cannot be halved by each of the {len(c.stem)} convolutions of the stem')
         if not -c.depth <= c.layer < 0:
             raise ValueError(f'layer {c.layer} of a tower of depth {c.depth}: choose -1 (the last block) to {-c.depth}')
+        if c.relative not in RELATIVE:
+            raise ValueError(f'Vit.Config.relative is {c.relative!r}; choose one of {RELATIVE}')
+        if c.sincos and not c.table:
+            raise ValueError('Vit.Config.sincos fills the table of positions: set table to True')
         self.size, self.patch_size, self.mean, self.std = tuple(c.size), c.patch, tuple(c.mean), tuple(c.std)
+        self.grid = c.grid
         self.width = c.width
         self.depth, self.run, self.remat = c.depth, c.depth + 1 + c.layer, c.remat
+        self.pool_mean = c.pool_mean
         self.features_normed, self.drop_cls = c.features_normed, c.cls and not c.keep_cls
         channels = (3, *c.stem)
         self.stem = nnx.List(
             Linear(36 * a, b, bias=True, spec=w_LD, rngs=rngs) for a, b in itertools.pairwise(channels)
         )
         self.overlap, side = c.overlap, c.patch // 2 ** len(c.stem) * (1 + 2 * c.overlap)
-        self.patch = Linear(side * side * channels[-1], c.width, bias=c.patch_bias, spec=w_LD, rngs=rngs)
+        self.film = c.film
+        self.patch = Linear(c.film * side * side * channels[-1], c.width, bias=c.patch_bias, spec=w_LD, rngs=rngs)
         self.cls = parameter(normal(rngs.params(), (c.width,), 0.02), b_D) if c.cls else None
+        self.mask = parameter(normal(rngs.params(), (c.width,), 0.02), b_D) if c.mask else None
         places = Learned.Config(length=c.grid[0] * c.grid[1] + c.cls, std=c.position_std)
-        self.position = places.build(c.width, rngs=rngs)
+        self.position = places.build(c.width, rngs=rngs) if c.table else None
         if c.sincos:
             self.position.table.set_value(sincos(c.grid, c.width, extra=int(c.cls)))
         self.pre_norm = c.pre_norm.build(c.width, rngs=rngs) if c.pre_norm else None
         self.blocks = stack.build(lambda r: c.block.build(c.width, rngs=r), c.depth, rngs)
+        offsets = lambda r: GridOffsets.Config(grid=c.grid, extra=int(c.cls)).build(c.block.attn.heads, rngs=r)
+        self.own_relative = c.relative == 'own'
+        tables = {'own': lambda: stack.build(offsets, c.depth, rngs), 'shared': lambda: offsets(rngs), '': lambda: None}
+        self.relative = tables[c.relative]()
         self.norm = c.norm.build(c.width, rngs=rngs) if c.norm else None
         self.pool = c.pool.build(c.width, rngs=rngs) if c.pool else None
 
@@ -139,15 +165,18 @@ class Vit(nnx.Module):
         return x if size is None else jnp.where((jnp.arange(t) < size[..., :1])[..., None, None], x, 0)
 
     def pooled(self, pixels: UInt8[Array, 'N h w 3'] | Float[Array, 'N h w 3']) -> Float[Array, 'N D']:
-        """Returns one vector a picture: what the pool collects, or the normed cls token."""
+        """Returns one vector a picture: what the pool collects, or the normed cls token or mean."""
         x = self.encode(self.enter(pixels), self.depth)
         if self.pool is None:
-            x = x[:, 0] if self.cls is not None else x.mean(axis=1)
+            mean = self.pool_mean or self.cls is None
+            x = x[:, int(self.cls is not None) :].mean(axis=1) if mean else x[:, 0]
             return x if self.norm is None else self.norm(x)
         return self.pool(x if self.norm is None else self.norm(x))
 
-    def enter(self, pixels: UInt8[Array, 'N h w 3'] | Float[Array, 'N h w 3']) -> Float[Array, 'N P D']:
-        """Returns what enters the first block: embedded patches with cls and positions."""
+    def enter(
+        self, pixels: UInt8[Array, 'N h w 3'] | Float[Array, 'N h w 3'], hidden: Bool[Array, 'N n'] | None = None
+    ) -> Float[Array, 'N P D']:
+        """Returns what enters the first block: embedded patches, those that are hidden masked, with cls and places."""
         if pixels.shape[1:3] != self.size:
             raise ValueError(
                 f'pictures of {pixels.shape[1:3]} pixels for a tower of {self.size}; fit them in the layout'
@@ -157,10 +186,14 @@ class Vit(nnx.Module):
             x = jax.nn.relu(convolution(windows(x, 2, 1)))
         rows, columns = (side // self.patch_size for side in self.size)
         x = windows(x, x.shape[1] // rows, self.overlap)
+        x = x if self.film == 1 else jnp.concatenate([x] * self.film, axis=-1)
         x = self.patch(sharding.reshape_rows(x, (x.shape[0], rows * columns, x.shape[3])))
+        if hidden is not None:
+            x = jnp.where(hidden[..., None], self.mask[...].astype(x.dtype), x)
         if self.cls is not None:
             x = jnp.concatenate([sharding.broadcast_rows(self.cls[...][None], x.shape[0]), x], axis=1)
-        x = x + sharding.place(self.position.table[...], P())
+        if self.position is not None:
+            x = x + sharding.place(self.position.table[...], P())
         return x if self.pre_norm is None else self.pre_norm(x)
 
     def encode(
@@ -168,8 +201,40 @@ class Vit(nnx.Module):
     ) -> Float[Array, 'N P D']:
         """Runs the first `layers` blocks; each patch sees all of its row, or its span where pictures share a row."""
         span = everything(*x.shape[:2], x.shape[1]) if span is None else span
-        blocks = self.blocks if layers == self.depth else jax.tree.map(lambda p: p[:layers], self.blocks)
-        return stack.run(lambda x, block, _: block(x, span)[0], x, blocks, policy=self.remat)
+        return self._fold(lambda x, block, _: block(x, span), x, layers)
+
+    def average(self, x: Float[Array, 'N P D'], last: int) -> Float[Array, 'N P D']:
+        """Returns the mean of what leaves the last blocks, each normed without scale and bias, in float32."""
+        if not 0 < last <= self.depth:
+            raise ValueError(f'the mean of {last} blocks of a tower of depth {self.depth}')
+        span = everything(*x.shape[:2], x.shape[1])
+
+        def body(carry: tuple[Array, Array], block: Callable[..., Array], layer: Array) -> tuple[Array, Array]:
+            x = block(carry[0], span)
+            return x, carry[1] + jnp.where(layer >= self.depth - last, plain_norm(x), 0)
+
+        total = jnp.zeros_like(x, jnp.float32)
+        return self._fold(body, (x, total), self.depth)[1] / last
+
+    def _fold(self, body: Callable[..., Any], carry: Any, layers: int) -> Any:
+        """Folds body(carry, block, layer) over the first `layers` blocks; a block is a function of (x, span)."""
+        parts = (self.blocks, self.relative) if self.own_relative else (self.blocks,)
+        parts = parts if layers == self.depth else jax.tree.map(lambda p: p[:layers], parts)
+        # One table for all blocks is spread out once.
+        shared = self.relative() if self.relative is not None and not self.own_relative else None
+
+        def step(carry: Any, parts: tuple[Any, ...], layer: Array) -> Any:
+            bias = parts[1]() if self.own_relative else shared
+            return body(carry, lambda x, span: parts[0](x, span, bias=bias)[0], layer)
+
+        return stack.run(step, carry, parts, policy=self.remat)
+
+
+def plain_norm(x: Float[Array, '... D'], eps: float = 1e-5) -> Float[Array, '... D']:
+    """Returns x less its mean, by its deviation, over the last axis, float32: a layer norm without parameters."""
+    x = x.astype(jnp.float32)
+    x = x - x.mean(axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + eps)
 
 
 def everything(rows: int, queries: int, keys: int) -> Int[Array, '{rows} {queries} 2']:

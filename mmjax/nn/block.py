@@ -44,6 +44,7 @@ class Block(nnx.Module):
         parallel: bool = False  # x + attn(norm x) + mlp(norm x)
         shared_norm: bool = True  # parallel: one norm for both branches
         expert: Expert.Config | None = None  # a second set of weights, for the tokens that the batch names
+        layer_scale: float | None = None  # each branch's output times a learned vector that begins here (CaiT, BEiT)
         out_scale: float = 1.0  # of the initial deviation of both output kernels, e.g. (2 * depth) ** -0.5
 
         def build(self, width: int, *, rngs: nnx.Rngs) -> 'Block':
@@ -63,6 +64,8 @@ class Block(nnx.Module):
         self.mlp = c.mlp.build(width, out_scale=c.out_scale, rngs=rngs)
         self.mlp_post_norm = _build(c.post_norm, width, rngs)
         self.mlp_sum_norm = _build(c.sum_norm, width, rngs)
+        gain = lambda: parameter(jnp.full((width,), c.layer_scale), b_D) if c.layer_scale is not None else None
+        self.attn_scale, self.mlp_scale = gain(), gain()
         self.expert = c.expert.build(width, c.attn, out_scale=c.out_scale, rngs=rngs) if c.expert else None
 
     def __call__(
@@ -90,14 +93,16 @@ class Block(nnx.Module):
             kv, kept = remember(kv)
         q = either(self.attn.queries(h, turn), lambda e: e.attn.queries(h, turn))
         y = self.attn.collect(q, kv, span, place, bias)
-        y = x + _apply(self.attn_post_norm, either(self.attn.out(y), lambda e: e.attn.out(y)))
+        y = _apply(self.attn_post_norm, either(self.attn.out(y), lambda e: e.attn.out(y)))
+        y = x + (y if self.attn_scale is None else self.attn_scale[...] * y)
         y = _apply(self.attn_sum_norm, y)
         y = y if between is None else between(y)
         if not self.parallel:
             h = _apply(self.mlp_norm, y)
         elif not self.shared_norm:
             h = _apply(self.mlp_norm, x)
-        y = y + _apply(self.mlp_post_norm, either(self.mlp(h), lambda e: e.mlp(h)))
+        z = _apply(self.mlp_post_norm, either(self.mlp(h), lambda e: e.mlp(h)))
+        y = y + (z if self.mlp_scale is None else self.mlp_scale[...] * z)
         return _apply(self.mlp_sum_norm, y), kept
 
 

@@ -10,6 +10,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -181,3 +182,52 @@ def _starts(count: int, reach: int) -> tuple[int, ...]:
     # Powers of whole numbers are compared: no rounding of a logarithm can put a distance elsewhere.
     least = lambda b: next(d for d in range(alone, reach + 1) if d**alone >= reach**b * alone ** (alone - b))
     return (*range(1, alone + 1), *(least(bucket) for bucket in range(1, alone)))
+
+
+class GridOffsets(nnx.Module):
+    """A learned number for each head and offset of two patches of a grid, added to the scores (BEiT, Bao et al. 2022).
+
+    With a token in front of the patches (cls) three more numbers stand for: it looks at a patch, a patch looks at it,
+    it looks at itself.
+    """
+
+    @dataclasses.dataclass(kw_only=True)
+    class Config:
+        grid: tuple[int, int]  # rows and columns of patches
+        extra: int = 0  # tokens in front of the patches: none or one
+
+        def build(self, heads: int, *, rngs: nnx.Rngs) -> 'GridOffsets':
+            """Builds the part, which adds nothing at first."""
+            return GridOffsets(self, heads)
+
+    def __init__(self, c: Config, heads: int):
+        if c.extra not in (0, 1):
+            raise ValueError(f'GridOffsets.Config.extra is {c.extra}: none or one token stands in front of the patches')
+        self.grid, self.extra = tuple(c.grid), c.extra
+        numbers = (2 * c.grid[0] - 1) * (2 * c.grid[1] - 1) + 3 * c.extra
+        self.table = parameter(jnp.zeros((numbers, heads)), sharding.P(None, None))
+
+    def __call__(self) -> Float[Array, '1 N L L']:
+        """Returns what is added to the scores of every query (third axis) and key, the same for all pictures."""
+        table = sharding.place(self.table[...], sharding.P())
+        return jnp.moveaxis(table[offsets(self.grid, self.extra)], -1, 0)[None]
+
+
+def offsets(grid: tuple[int, int], extra: int) -> np.ndarray:
+    """Returns the number [L, L] that each pair of query and key has in the table of `GridOffsets`.
+
+    A grid of 1 x 3, whose offsets are -2 .. 2, with a token in front:
+
+      7 5 5 5        query minus key in raster order, the smallest offset first
+      6 2 1 0
+      6 3 2 1
+      6 4 3 2
+    """
+    rows, columns = (x.ravel() for x in np.indices(grid))
+    row, column = (x[:, None] - x[None] for x in (rows, columns))
+    index = (row + grid[0] - 1) * (2 * grid[1] - 1) + column + grid[1] - 1
+    if not extra:
+        return index
+    index, last = np.pad(index, ((1, 0), (1, 0))), (2 * grid[0] - 1) * (2 * grid[1] - 1)
+    index[0, 1:], index[1:, 0], index[0, 0] = last, last + 1, last + 2
+    return index

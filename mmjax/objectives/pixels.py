@@ -29,8 +29,7 @@ class MaskedPixels:
         """Returns the sums over hidden patches."""
         pixels, there = pictures(batch)
         tower = model.encoder
-        grid = tuple(side // tower.patch_size for side in tower.size)
-        count = grid[0] * grid[1]
+        count = tower.grid[0] * tower.grid[1]
         visible = int(count * (1 - self.hidden))
         order = random_order(key, pixels.shape[0], count)
         painted = model(pixels, order, visible)

@@ -90,6 +90,32 @@ class Patch:
 
 
 @dataclasses.dataclass(frozen=True)
+class Film:
+    """The convolution that cuts films: public [D, channel, t, row, column], ours [t row column channel, D]."""
+
+    frames: int
+    channels: int = 3
+
+    def read(self, public: list[np.ndarray], shapes: list[Shape]) -> list[np.ndarray]:
+        return [public[0].transpose(2, 3, 4, 1, 0).reshape(shapes[0])]
+
+    def write(self, ours: list[np.ndarray]) -> list[np.ndarray]:
+        side = math.isqrt(ours[0].shape[0] // self.channels // self.frames)
+        return [ours[0].reshape(self.frames, side, side, self.channels, -1).transpose(4, 3, 0, 1, 2)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A convolution: public [out, in, row, column], ours [row, column, in, out]."""
+
+    def read(self, public: list[np.ndarray], shapes: list[Shape]) -> list[np.ndarray]:
+        return [public[0].transpose(2, 3, 1, 0)]
+
+    def write(self, ours: list[np.ndarray]) -> list[np.ndarray]:
+        return [ours[0].transpose(3, 2, 0, 1)]
+
+
+@dataclasses.dataclass(frozen=True)
 class Vocabulary:
     """Tables of words, public [words, D] each, that stand one after the other in ours, padded at the end with zeros.
 

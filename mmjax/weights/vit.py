@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layouts of transformers' plain Vision Transformers: the masked autoencoder ViTMAEForPreTraining."""
+"""The layouts of transformers' plain Vision Transformers: ViTMAEForPreTraining and Data2VecVision, a BEiT."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from mmjax.models.classifier import Classifier
 from mmjax.models.mae import Mae
 from mmjax.models.vision import Vit
 from mmjax.nn.attention import Attention
@@ -11,7 +12,7 @@ from mmjax.nn.block import Block
 from mmjax.nn.layers import Norm
 from mmjax.nn.mlp import Mlp
 from mmjax.weights.parts import activation, linear, norm
-from mmjax.weights.rules import Patch, Vector
+from mmjax.weights.rules import Patch, Same, Vector
 from mmjax.weights.table import Entry, Table
 
 # Of ImageNet's pixels in 0..1, by which all of these towers were trained.
@@ -52,6 +53,55 @@ def mae_table(c: Mae.Config) -> Table:
     return table.under('encoder/', 'vit.') + Table(entries)
 
 
+def data2vec(public: Mapping[str, Any]) -> Vit.Config:
+    """Returns our config of a Data2VecVisionModel; its norm, of the mean, is there only where something is pooled."""
+    shared = public.get('use_shared_relative_position_bias', False)
+    own = public.get('use_relative_position_bias', False)
+    plain = block(
+        public,
+        heads=public.get('num_attention_heads', 12),
+        mlp=public.get('intermediate_size', 3072),
+        bias=True,
+        k_bias=False,
+    )
+    plain.layer_scale = public.get('layer_scale_init_value', 0.1) or None
+    return tower(
+        public,
+        block=plain,
+        table=public.get('use_absolute_position_embeddings', False),
+        relative='shared' if shared else 'own' if own else '',
+        mask=public.get('use_mask_token', False),
+        pool_mean=public.get('use_mean_pooling', True),
+    )
+
+
+def data2vec_table(c: Vit.Config) -> Table:
+    """Returns the names of a Data2VecVisionModel."""
+    where, layers = 'relative_position_bias.relative_position_bias_table', range(c.depth)
+    entries = [*embeddings(c), *blocks('blocks', 'encoder.layer', c.depth, k_bias=False)]
+    if c.relative == 'own':
+        entries.append(Entry('relative/table', f'encoder.layer.{{layer}}.attention.attention.{where}', Same(), layers))
+    elif c.relative:
+        entries.append(Entry('relative/table', f'encoder.{where}', Same()))
+    if c.block.layer_scale:
+        for ours, public in (('attn_scale', 'lambda_1'), ('mlp_scale', 'lambda_2')):
+            entries.append(Entry(f'blocks/{ours}', f'encoder.layer.{{layer}}.{public}', Vector(), layers))
+    if c.norm:
+        entries += norm('norm', 'pooler.layernorm' if c.pool_mean else 'layernorm')
+    return Table(tuple(entries), ((r'.*relative_position_index', 'follows from the grid'),))
+
+
+def data2vec_classifier(public: Mapping[str, Any]) -> Classifier.Config:
+    """Returns our config of a Data2VecVisionForImageClassification."""
+    return Classifier.Config(encoder=data2vec(public), classes=len(public['id2label']))
+
+
+def data2vec_classifier_table(c: Classifier.Config) -> Table:
+    """Returns the names of a Data2VecVisionForImageClassification."""
+    head = Table(tuple(linear('head', 'classifier')))
+    return data2vec_table(c.encoder).under('encoder/', 'data2vec_vision.') + head
+
+
 def tower(public: Mapping[str, Any], **ours: Any) -> Vit.Config:
     """Returns our config of a tower; `ours` sets what a config.json does not say."""
     bias = public.get('qkv_bias', True)
@@ -89,11 +139,14 @@ def block(public: Mapping[str, Any], *, heads: int, mlp: int, bias: bool, k_bias
 def embeddings(c: Vit.Config) -> list[Entry]:
     """Names what enters the first block."""
     places = c.grid[0] * c.grid[1] + c.cls
+    table = [Entry('position/table', 'embeddings.position_embeddings', Vector((1, places, -1)))] if c.table else []
+    mask = [Entry('mask', 'embeddings.mask_token', Vector((1, 1, -1)))] if c.mask else []
     return [
         Entry('cls', 'embeddings.cls_token', Vector((1, 1, -1))),
         Entry('patch/kernel', 'embeddings.patch_embeddings.projection.weight', Patch()),
         Entry('patch/bias', 'embeddings.patch_embeddings.projection.bias'),
-        Entry('position/table', 'embeddings.position_embeddings', Vector((1, places, -1))),
+        *table,
+        *mask,
     ]
 
 

@@ -63,6 +63,9 @@ COUNTS = {
     'siglip.py:b16': (203.16 * M, {}),
     'siglip.py:l16-256': (652.15 * M, {}),
     'siglip.py:so400m': (877.4 * M, {}),
+    # ViT-B and L without their tables of places, with scales of branches, numbers of offsets and a square head
+    'data2vec.py:b16': (86.3 * M, {}),
+    'data2vec.py:l16': (304.3 * M, {}),
     'mae.py:b16': ((85.8 + 26.1) * M, {}),
     'mae.py:l16': ((303.3 + 26.2) * M, {}),
     'mae.py:h14': ((630.8 + 26.2) * M, {}),

@@ -209,3 +209,33 @@ def test_a_stem_is_convolutions_of_stride_two():
     want = jnp.concatenate([jnp.broadcast_to(model.cls[...], x[:, :1].shape), x], axis=1) + model.position.table[...]
     want = want if model.pre_norm is None else model.pre_norm(want)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_one_table_of_offsets_for_all_blocks_or_one_each():
+    c = dataclasses.replace(CLIP, relative='shared', table=False, depth=2)
+    shared, own = tower(c), tower(dataclasses.replace(c, relative='own'))
+    assert shared.position is None and own.relative.table.shape == (2, *shared.relative.table.shape)
+    own.relative.table.set_value(jnp.stack([shared.relative.table[...]] * 2))
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 7, 8)), jnp.float32)
+    encode = jax.jit(lambda vit, x: vit.encode(x, 2))
+    alike = encode(shared, x)
+    own.blocks = shared.blocks
+    np.testing.assert_allclose(encode(own, x), alike, rtol=1e-5, atol=1e-6)
+    own.relative.table.set_value(own.relative.table[...].at[1].add(1.0).at[1, 0].add(-2.0))
+    assert np.abs(encode(own, x) - alike).max() > 1e-3
+
+
+def test_a_picture_is_a_film_of_equal_frames():
+    vit, film = tower(CLIP), tower(dataclasses.replace(CLIP, film=2))
+    kernel = vit.patch.kernel[...]
+    film.patch.kernel.set_value(jnp.concatenate([0.25 * kernel, 0.75 * kernel]))
+    film.cls, film.position, film.pre_norm = vit.cls, vit.position, vit.pre_norm
+    enter = jax.jit(lambda vit: vit.enter(PIXELS[:, 0, 0]))
+    np.testing.assert_allclose(enter(film), enter(vit), rtol=1e-4, atol=1e-5)
+
+
+def test_the_mean_of_patches_leaves_cls_out():
+    vit = tower(dataclasses.replace(CLIP, pool_mean=True, depth=1))
+    both = lambda vit, x: (vit.pooled(x), vit.norm(vit.encode(vit.enter(x), 1)[:, 1:].mean(axis=1)))
+    found, expected = jax.jit(both)(vit, PIXELS[:, 0, 0])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

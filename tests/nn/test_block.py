@@ -42,6 +42,11 @@ def sums_normed(b: Block, x, attn):
     return b.mlp_sum_norm(x + b.mlp(x))
 
 
+def branches_scaled(b: Block, x, attn):
+    x = x + b.attn_scale * attn(b.attn_norm(x))
+    return x + b.mlp_scale * b.mlp(b.mlp_norm(x))
+
+
 def parallel(b: Block, x, attn):
     h = b.attn_norm(x)
     return x + attn(h) + b.mlp(h)
@@ -57,10 +62,11 @@ def parallel_two_norms(b: Block, x, attn):
         (dict(), sequential, {'attn_norm', 'mlp_norm'}),
         (dict(norm=None, post_norm=Norm.Config()), normed_after, {'attn_post_norm', 'mlp_post_norm'}),
         (dict(norm=None, sum_norm=Norm.Config()), sums_normed, {'attn_sum_norm', 'mlp_sum_norm'}),
+        (dict(layer_scale=0.5), branches_scaled, {'attn_norm', 'mlp_norm'}),
         (dict(parallel=True), parallel, {'attn_norm'}),
         (dict(parallel=True, shared_norm=False), parallel_two_norms, {'attn_norm', 'mlp_norm'}),
     ],
-    ids=['sequential', 'norms after', 'sums normed', 'parallel', 'parallel, two norms'],
+    ids=['sequential', 'norms after', 'sums normed', 'branches scaled', 'parallel', 'parallel, two norms'],
 )
 def test_block(changes, formula, norms):
     block = made(dataclasses.replace(BLOCK, **changes))

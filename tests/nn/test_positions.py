@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from mmjax import sharding
-from mmjax.nn.positions import Learned, Relative, Rotary, Sinusoidal, rotate
+from mmjax.nn.positions import GridOffsets, Learned, Relative, Rotary, Sinusoidal, offsets, rotate
 
 RNG = np.random.default_rng(0)
 POSITION = jnp.array([[0, 1, 2, 3, 4], [7, 0, 1, 50, 9]])
@@ -121,3 +121,20 @@ def test_relative_on_a_mesh():
 def test_relative_refuses_what_cannot_be_cut(changes):
     with pytest.raises(ValueError, match='must be even'):
         Relative.Config(**changes).build(2, rngs=nnx.Rngs(0))
+
+
+def test_offsets_of_a_grid():
+    assert offsets((1, 3), 1).tolist() == [[7, 5, 5, 5], [6, 2, 1, 0], [6, 3, 2, 1], [6, 4, 3, 2]]
+    index = offsets((2, 3), 0)
+    assert index.shape == (6, 6) and sorted({*index.ravel().tolist()}) == list(range(15))
+    # One row down and one column to the right is one offset, wherever it begins.
+    assert index[4, 0] == index[5, 1] != index[3, 1]
+
+
+def test_numbers_of_offsets_lie_by_head_query_and_key():
+    part = GridOffsets.Config(grid=(1, 2), extra=1).build(2, rngs=nnx.Rngs(0))
+    assert part.table.shape == (6, 2) and not part().any()
+    part.table.set_value(jnp.arange(12.0).reshape(6, 2))
+    np.testing.assert_array_equal(part()[0, 1], [[11, 7, 7], [9, 3, 1], [9, 5, 3]])
+    with pytest.raises(ValueError, match='none or one token'):
+        GridOffsets.Config(grid=(1, 2), extra=2).build(2, rngs=nnx.Rngs(0))

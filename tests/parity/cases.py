@@ -92,8 +92,9 @@ def run_siglip(r: Reference) -> Result:
 
 
 def run_openai_clip(r: Reference) -> Result:
-    """Runs the first CLIP code; the heads of its tiny text tower are narrower than published ones."""
-    config = openai_clip.config(r.weights, text_head=8)
+    """Runs the first CLIP code; some heads of its tiny towers are narrower than published ones."""
+    head = 32 if 'visual.conv3.weight' in r.weights else openai_clip.HEAD
+    config = openai_clip.config(r.weights, head=head, text_head=8)
     model, account, _ = load(config.build, openai_clip.table(config), r)
     pixels = jnp.asarray(r.inputs['image'].transpose(0, 2, 3, 1))
     tokens = jnp.asarray(r.inputs['text'], jnp.int32)

@@ -44,12 +44,16 @@ CASES: dict[str, Callable[[Reference], Result]] = {
     'CogVLMForCausalLM': spliced.run_cogvlm,
     'CohereForCausalLM': cases.language_model(cohere.config, cohere.table),
     'Flamingo': crossed.run_openflamingo,
+    'Data2VecVisionForImageClassification': towers.run_data2vec_classifier,
+    'Data2VecVisionModel': towers.run_data2vec,
+    'data2vec_loss': towers.run_data2vec_loss,
     'FuyuForCausalLM': cases.run_fuyu,
     'Gemma2ForCausalLM': cases.language_model(gemma.gemma2, gemma.table),
     'Gemma3ForCausalLM': cases.language_model(gemma.gemma3, gemma.table),
     'GPT2LMHeadModel': cases.language_model(gpt2.config, gpt2.table),
     'GatedCrossAttentionBlock': crossed.run_gated_block,
     'IdeficsForVisionText2Text': crossed.run_idefics,
+    'ImageBindModel': towers.run_imagebind,
     'InstructBlipForConditionalGeneration': blip.run_blip2,
     'InstructBlipVideoForConditionalGeneration': blip.run_blip2,
     'Kosmos2ForConditionalGeneration': cases.run_kosmos2,
@@ -85,6 +89,7 @@ class Row:
 def check(path: str | pathlib.Path) -> Row:
     """Runs one reference."""
     reference = read_reference(path)
+    # What has no class, a formula alone, goes by the name of its file.
     case = CASES.get(reference.kind, CASES.get(reference.name))
     if case is None:
         return Row(reference.name, detail=f'no case for the class {reference.kind}')

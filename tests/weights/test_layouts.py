@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Public layouts: every table names every parameter of its config once, and writing undoes reading."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from mmjax.models.resnet import ResNet
 from mmjax.weights import (
     blip,
     blip2,
@@ -13,6 +16,7 @@ from mmjax.weights import (
     gemma,
     gpt2,
     idefics,
+    imagebind,
     kosmos2,
     llama,
     llava,
@@ -78,6 +82,19 @@ def pair(config, table, public):
     return c, table(c)
 
 
+OWN = dict(use_relative_position_bias=True, use_absolute_position_embeddings=True)
+
+
+def convolutional(public):
+    tower = ResNet.Config(size=(32, 32), stem=4, depths=(1, 1, 1, 2), heads=2, out=6, mean=clip.MEAN, std=clip.STD)
+    return dataclasses.replace(clip.clip(public), vision=tower, project_image=False)
+
+
+def on_film(public):
+    c = clip.clip(public)
+    return dataclasses.replace(c, vision=dataclasses.replace(c.vision, film=2))
+
+
 LAYOUTS = {
     'llama': lambda: of(llama, GROUPED),
     'llama, tied': lambda: of(llama, {**GROUPED, 'tie_word_embeddings': True, 'attention_bias': True}),
@@ -95,6 +112,14 @@ LAYOUTS = {
     'openai_clip': lambda: pair(clip.clip, openai_clip.table, PAIR),
     'siglip': lambda: pair(clip.siglip, clip.siglip_table, {**PAIR, 'text_config': {**TEXT, 'projection_size': 12}}),
     **{f'llava, {name}': lambda name=name: of(llava, LLAVA, name) for name in llava.LAYOUTS},
+    'openai_clip, convolutions': lambda: pair(convolutional, openai_clip.table, PAIR),
+    'imagebind': lambda: pair(on_film, imagebind.table, PAIR),
+    'data2vec, shared': lambda: pair(
+        vit.data2vec, vit.data2vec_table, {**VISION, 'use_shared_relative_position_bias': True, 'use_mask_token': True}
+    ),
+    'data2vec, own': lambda: pair(
+        vit.data2vec_classifier, vit.data2vec_classifier_table, {**VISION, **OWN, 'id2label': dict.fromkeys('01234')}
+    ),
     'vit_mae': lambda: pair(vit.mae, vit.mae_table, {**VISION, **MAE_DECODER}),
     'blip, captions': lambda: pair(blip.captioner, blip.captioner_table, PAIR),
     'blip, retrieval': lambda: pair(blip.retriever, blip.retriever_table, {**PAIR, 'image_text_hidden_size': 6}),
@@ -166,6 +191,16 @@ def test_writing_and_reading_undo_each_other(layout):
         ('siglip', {'vision_model.head.attention.in_proj_weight': (36, 12), 'logit_bias': (1,)}),
         ('llava, hub', {'language_model.model.norm.weight': (16,), 'multi_modal_projector.linear_1.weight': (16, 12)}),
         ('llava, nested', {'model.language_model.norm.weight': (16,), 'lm_head.weight': (50, 16)}),
+        (
+            'openai_clip, convolutions',
+            {'visual.layer4.1.conv2.weight': (32, 32, 3, 3), 'visual.layer2.0.downsample.1.running_var': (32,)},
+        ),
+        ('imagebind', {'modality_preprocessors.vision.rgbt_stem.proj.1.weight': (12, 3, 2, 4, 4)}),
+        (
+            'data2vec, shared',
+            {'encoder.relative_position_bias.relative_position_bias_table': (12, 2), 'encoder.layer.1.lambda_2': (12,)},
+        ),
+        ('data2vec, own', {'data2vec_vision.pooler.layernorm.weight': (12,), 'classifier.weight': (5, 12)}),
         ('vit_mae', {'decoder.mask_token': (1, 1, 8), 'vit.encoder.layer.1.attention.attention.key.bias': (12,)}),
         (
             'blip, captions',
