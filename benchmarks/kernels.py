@@ -2,6 +2,7 @@
 """Prints the tables of docs/kernels.md: span attention beside what else there is.
 
     pip install -e '.[plan]' tokamax && python benchmarks/kernels.py tpu      cycles that the TPU compiler scheduled
+    python benchmarks/kernels.py decode     cycles of a tile of a cache, beside the time that HBM takes to send it
 
 A mask's cycles are those of its tiles: how many are whole, cut on one side or on both is counted from the spans, what
 each costs is read from the schedule. The others run every causal tile of a packed row; they compute a causal mask
@@ -24,6 +25,16 @@ PACKED = [(length, picture) for length in (2048, 8192, 32768) for picture in (64
 DRAWN = 24  # rows of 8,192 tokens to average over, and as many tokens in rows of other lengths
 RIVALS = (('jax_splash', {}), ('tokamax_splash', {'scheduler': False}), ('tokamax_splash', {'scheduler': True}))
 FLOPS = {'v5e': 2 * 4 * 128**2, 'v5p': 2 * 4 * 128**2, 'v6e': 2 * 2 * 256**2, '7x': 2 * 2 * 256**2}  # a cycle
+
+# Bytes a second of a chip's HBM (7x: of a core's half) and clock, published.
+HBM = {'v5e': (0.819e12, 1.5e9), 'v5p': (2.765e12, 1.75e9), 'v6e': (1.64e12, 1.75e9), '7x': (3.69e12, 2.2e9)}
+CACHES = {  # queries, heads, key heads, width
+    '1 query, 32 heads on 8': (1, 32, 8, 128),
+    '4 queries, 32 heads on 8': (4, 32, 8, 128),
+    '1 query, 32 heads on 32': (1, 32, 32, 128),
+    '1 query, 8 heads on 1': (1, 8, 1, 128),
+    '1 query, 8 heads on 4 of 256': (1, 8, 4, 256),
+}
 
 
 def documents(rng: np.random.Generator, length: int, picture: int) -> np.ndarray:
@@ -105,13 +116,39 @@ def rows(chip: str, width: int) -> list[str]:
     return found
 
 
+def decode(chip: str) -> str:
+    """Returns a chip's row of the table of caches: cycles of a whole tile, those that HBM takes, and its share."""
+    import jax
+    import jax.numpy as jnp
+
+    from pallas_kernels.span_attention import tpu_decode
+
+    cells, (speed, clock) = [], HBM[chip]
+    kind = {'v5p': 'TPU v5', '7x': 'TPU7x'}.get(chip, '')
+    for queries, heads, kv_heads, width in CACHES.values():
+        settings = {'queries': queries, 'heads': heads, 'kv_heads': kv_heads, 'width': width}
+        (found,) = schedules(chip, f'{tpu_schedule.__file__}:decode', **settings).values()
+        q = jax.ShapeDtypeStruct((4, queries, heads, width), jnp.bfloat16)
+        k = jax.ShapeDtypeStruct((4, 8192, kv_heads, width), jnp.bfloat16)
+        keys = tpu_decode.Cut.of(q, k, tpu_decode.TILE_BYTES.get(kind, tpu_decode.OTHERS)).keys
+        cycles = found.products[0] + found.step
+        waits = keys * kv_heads * width * 2 * 2 / speed * clock
+        cells.append(f'{keys}: {cycles} of {waits:.0f} ({min(waits / cycles, 1):.0%})')
+    return f'| {chip} | ' + ' | '.join(cells) + ' |'
+
+
 def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('table', choices=['tpu'])
+    parser.add_argument('table', choices=['tpu', 'decode'])
     parser.add_argument('--chips', nargs='+', default=CHIPS)
     parser.add_argument('--widths', nargs='+', type=int, default=[64, 128, 256])
     args = parser.parse_args()
+    if args.table == 'decode':
+        print('| chip | ' + ' | '.join(CACHES) + ' |\n' + '|---' * (len(CACHES) + 1) + '|')
+        for chip in args.chips:
+            print(decode(chip), flush=True)
+        return
     masks = [*(f'causal {n // 1024}k' for n in LENGTHS), *(f'packed {n // 1024}k, {p}' for n, p in PACKED)]
     head = ['chip', 'head', 'pass', 'whole tile (of the peak)', 'whole tile', *masks]
     print('| ' + ' | '.join(head) + ' |\n' + '|---' * len(head) + '|')

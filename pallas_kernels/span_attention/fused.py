@@ -64,6 +64,19 @@ def _backward(kernel, saved, grads):
 attention.defvjp(_forward, _backward)
 
 
+def folded(call):
+    """Lets vmap put its axis beside the rows: the list of tiles covers all of them, no loop runs round the kernel."""
+    call = jax.custom_batching.custom_vmap(call)
+
+    @call.def_vmap
+    def rule(size, batched, *arrays):
+        full = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(arrays, batched, strict=True)]
+        outs = call(*(x.reshape(-1, *x.shape[2:]) for x in full))
+        return tuple(x.reshape(size, -1, *x.shape[1:]) for x in outs), (True,) * len(outs)
+
+    return call
+
+
 def with_sinks(
     out: Float[Array, 'B L N Hv'], lse: Float[Array, 'B L N'], sinks: Float[Array, 'N']
 ) -> tuple[Float[Array, 'B L N Hv'], Float[Array, 'B L N']]:

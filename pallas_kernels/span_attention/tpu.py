@@ -4,7 +4,8 @@
 Both walk the tiles of one key head line by line (`tiles.py`). The forward kernel keeps a line's running maximum, sum
 and output in VMEM. The backward kernel computes a tile's scores once for all three gradients: those of a line's queries
 stand in VMEM until the line ends, those of all keys of the batch row until the row ends, so nothing is summed in HBM.
-Rows whose keys do not fit are cut along the keys, and the queries' gradients of the parts are added.
+Rows whose keys do not fit are cut along the keys, and the queries' gradients of the parts are added. Where queries are
+few, the forward pass is `tpu_decode.py`'s.
 
 B rows, L queries (Lp with padding), Q of them a tile, S keys, J of them a tile, K key heads, G query heads each,
 R = G * Q rows of scores a tile, H and Hv widths of heads.
@@ -22,7 +23,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.platform import chip
-from pallas_kernels.span_attention.fused import NOTHING
+from pallas_kernels.span_attention import tpu_decode
+from pallas_kernels.span_attention.fused import NOTHING, folded
 from pallas_kernels.span_attention.tiles import list_tiles
 from pallas_kernels.span_attention.tpu_kernels import LANES, LOG2_E, Shape, backward_kernel, forward_kernel
 
@@ -61,11 +63,13 @@ class Tpu:
     scale: float
     soft_cap: float | None = None
     sizes: Sizes | None = None  # None: chosen by the chip
+    decode: tpu_decode.Cut | None = None  # None: where queries are few, tiles of the cache by its bytes
     interpret: object = False  # True or pltpu.InterpretParams: run on any backend, for tests
 
     def forward(self, q, k, v, span):
         """See fused.Kernel.forward."""
-        return folded(self._forward)(q, k, v, span)
+        few = self.decode or (tpu_decode.few(q) and not self.sizes)
+        return folded(self._decode if few else self._forward)(q, k, v, span)
 
     def backward(self, q, k, v, span, grad, lse, mean):
         """See fused.Kernel.backward."""
@@ -93,6 +97,16 @@ class Tpu:
         )  # fmt: skip
         lse = cut.from_lines(lse)
         return cut.from_heads(out), jnp.where(lse < NOTHING, lse * (1 / LOG2_E), NOTHING)
+
+    def _decode(self, q, k, v, span):
+        return tpu_decode.forward(
+            q, k, v, span,
+            scale=self.scale,
+            soft_cap=self.soft_cap,
+            cut=self.decode or tpu_decode.Cut.of(q, k, tpu_decode.TILE_BYTES.get(chip(), tpu_decode.OTHERS)),
+            vmem=self._sizes().forward.vmem,
+            interpret=self.interpret,
+        )  # fmt: skip
 
     def _backward(self, q, k, v, span, grad, lse, mean):
         sizes = self._sizes().backward
@@ -157,19 +171,6 @@ class Tpu:
             kernel, grid_spec=grid, out_shape=out_shape, compiler_params=params, interpret=self.interpret, name=name
         )
         return call(*tiles[:5], *arrays)
-
-
-def folded(call):
-    """Lets vmap put its axis beside the rows: the list of tiles covers all of them, no loop runs round the kernel."""
-    call = jax.custom_batching.custom_vmap(call)
-
-    @call.def_vmap
-    def rule(size, batched, *arrays):
-        full = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(arrays, batched, strict=True)]
-        outs = call(*(x.reshape(-1, *x.shape[2:]) for x in full))
-        return tuple(x.reshape(size, -1, *x.shape[1:]) for x in outs), (True,) * len(outs)
-
-    return call
 
 
 class Cut(NamedTuple):

@@ -22,8 +22,14 @@ SHAPES = {  # L, S, N, K, H, dtype, soft cap
 }
 
 
-def compiled(chip: str, shape: str):
-    length, s, n, k, h, dtype, cap = SHAPES[shape]
+DECODE = {  # as above
+    'one query': (1, 8192, 32, 8, 128, 'bfloat16', None),
+    'many heads, some queries': (4, 2000, 16, 16, 128, 'float32', 30.0),
+    'keys that tiles do not divide': (3, 5000, 8, 2, 256, 'bfloat16', None),
+}
+
+
+def compiled(chip: str, length: int, s: int, n: int, k: int, h: int, dtype: str, cap: float | None, grad: bool = True):
     # As the models call it: on an explicit mesh, rows over fsdp, heads over tp.
     mesh = Mesh(np.array(topology.devices(chip)[:4]).reshape(1, 2, 2), ('data', 'fsdp', 'tp'), (AxisType.Explicit,) * 3)
     with jax.set_mesh(mesh):
@@ -32,10 +38,9 @@ def compiled(chip: str, shape: str):
         q, kv = array(2, length, n, h, spec=heads), array(2, s, k, h, spec=heads)
         span = array(2, length, 2, spec=P(('data', 'fsdp'), None, None), dtype='int32')
 
-        def loss(q, k, v, span):
-            return attend(q, KeyValue(k, v), span, scale=0.1, soft_cap=cap).astype(jnp.float32).sum()
-
-        return jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, kv, kv, span).compile()
+        out = lambda q, k, v, span: attend(q, KeyValue(k, v), span, scale=0.1, soft_cap=cap)
+        loss = lambda *arrays: out(*arrays).astype(jnp.float32).sum()
+        return jax.jit(jax.grad(loss, (0, 1, 2)) if grad else out).lower(q, kv, kv, span).compile()
 
 
 CASES = [
@@ -46,8 +51,20 @@ CASES = [
 
 @pytest.mark.parametrize('chip, shape', CASES)
 def test_compiles(chip, shape):
-    program = compiled(chip, shape)
+    program = compiled(chip, *SHAPES[shape])
     text = program.as_text()
     assert 'span_attention_forward' in text and 'span_attention_backward' in text
     length, s, *_ = SHAPES[shape]
     assert program.memory_analysis().temp_size_in_bytes < length * s * 4  # no [L, S] array of scores
+
+
+@pytest.mark.parametrize(
+    'chip, shape',
+    [*((chip, 'one query') for chip in CHIPS), *(('v5e:2x2', shape) for shape in DECODE if shape != 'one query')],
+)
+def test_a_cache_is_read_where_it_lies(chip, shape):
+    program = compiled(chip, *DECODE[shape], grad=False)
+    assert 'span_attention_decode' in program.as_text() and 'span_attention_forward' not in program.as_text()
+    _, s, _, k, h, dtype, _ = DECODE[shape]
+    cache = s * k // 2 * h * jnp.dtype(dtype).itemsize  # a device's row of keys
+    assert program.memory_analysis().temp_size_in_bytes < cache / 4

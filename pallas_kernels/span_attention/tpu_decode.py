@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A few queries against a long cache on TPUs: one Mosaic kernel that reads the cache once, as it lies.
+
+    a tile's scores, 2 key heads of 2 query heads         keys 0 | 1 | 2       each key of the cache stands there
+    each, 1 query a row; `#` counts                heads     0 1 | 0 1 | 0 1   once a key head: rows of a tile are
+                                          query head 0       # . | # . | # .   all heads of all queries, and one
+                                                     1       # . | # . | # .   product serves them
+                                                     2       . # | . # | . #
+                                                     3       . # | . # | . #
+
+The products between heads that do not belong together are free: a matrix unit is as busy with one row as with eight,
+and what decoding waits for is the cache. In return nothing is transposed, copied or padded. Tiles of keys that no query
+of a row sees are not in the list (`tiles.py`), so a row is read up to its own length.
+
+B rows, L queries, N heads, R = L * N rows of scores, S keys, J of them a tile, K key heads, H and Hv widths of heads,
+C = (keys at once) * K columns of scores.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float, Int
+
+from pallas_kernels.span_attention.fused import NOTHING
+from pallas_kernels.span_attention.tiles import FIRST, LAST, list_tiles
+from pallas_kernels.span_attention.tpu_kernels import (
+    LANES,
+    LEAST,
+    LOG2_E,
+    UNSEEN,
+    between,
+    by_sides,
+    capped,
+    dot,
+    hide,
+    repeat,
+)
+
+ROWS = 256  # most rows of scores, and
+QUERIES = 16  # most queries, for which this kernel is faster than tiles of 128 queries (`docs/kernels.md`)
+# Bytes of keys in a tile: transfers long enough that what a step costs besides does not show; chips as jax names them.
+TILE_BYTES = {'TPU v5': 2 << 20, 'TPU7x': 2 << 20}
+OTHERS = 1 << 20
+SCORES = 1 << 18  # computed at once: fewer wait for one another, more do not fit
+
+
+def few(q: Float[Array, 'B L N H']) -> bool:
+    """Returns whether these queries are so few that the cache's bytes are what counts."""
+    return q.shape[1] <= QUERIES and q.shape[1] * q.shape[2] <= ROWS
+
+
+class Cut(NamedTuple):
+    """How a cache is cut: keys a tile, and keys at once of those."""
+
+    keys: int
+    at_once: int
+
+    @classmethod
+    def of(cls, q: Float[Array, 'B L N H'], k: Float[Array, 'B S K H'], tile_bytes: int) -> 'Cut':
+        """Chooses tiles of `tile_bytes` of keys, a multiple of 128 keys."""
+        _, length, heads, width = k.shape
+        keys = LANES
+        while keys < length and 2 * keys * heads * max(width, LANES) * k.dtype.itemsize <= tile_bytes:
+            keys *= 2
+        parts = [n for n in (1, 2, 4, 8, 16, 32) if keys % n == 0 and keys // n * heads % LANES == 0]
+        small = [n for n in parts if keys // n * heads * q.shape[1] * q.shape[2] <= SCORES]
+        return cls(keys, keys // min(small, default=parts[-1]))
+
+
+def forward(
+    q: Float[Array, 'B L N H'],
+    k: Float[Array, 'B S K H'],
+    v: Float[Array, 'B S K Hv'],
+    span: Int[Array, 'B L 2'],
+    *,
+    scale: float,
+    soft_cap: float | None,
+    cut: Cut,
+    vmem: int,
+    interpret: object,
+) -> tuple[Float[Array, 'B L N Hv'], Float[Array, 'B L N']]:
+    """See fused.Kernel.forward."""
+    rows, length, heads, width = q.shape
+    num_keys, kv_heads, value_width = *k.shape[1:3], v.shape[-1]
+    scores = length * heads
+    low, high = span[..., 0].clip(0, num_keys), span[..., 1].clip(0, num_keys)
+    span = jnp.stack([low, jnp.maximum(low, high)], axis=-1).astype(jnp.int32)
+    tiles = list_tiles(span, -(-num_keys // cut.keys) * cut.keys, (length, cut.keys))
+    # Bounds in columns, on all lanes.
+    bounds = jnp.broadcast_to(jnp.repeat(span * kv_heads, heads, axis=1)[..., None], (rows, scores, 2, LANES))
+    q = (q.astype(jnp.float32) * (scale * LOG2_E)).astype(q.dtype).reshape(rows, scores, width)
+    k, v = (x.reshape(rows, num_keys * kv_heads, x.shape[-1]) for x in (k, v))
+    columns = cut.at_once * kv_heads
+    own = jnp.arange(scores)[:, None] % heads // (heads // kv_heads) == jnp.arange(columns) % kv_heads
+    of_row = lambda *block: pl.BlockSpec((None, *block), lambda t, line, *_: (line[t], *[0] * len(block)))
+    of_tile = lambda x: pl.BlockSpec(
+        (None, cut.keys * kv_heads, x.shape[-1]), lambda t, line, keys, *_: (line[t], keys[t], 0)
+    )
+    call = pl.pallas_call(
+        functools.partial(_kernel, cut=cut, kv_heads=kv_heads, soft_cap=soft_cap, precision=_precision(q)),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=5,
+            grid=(tiles.count,),
+            in_specs=[
+                of_row(scores, width), of_tile(k), of_tile(v), of_row(scores, LANES), of_row(scores, LANES),
+                pl.BlockSpec((scores, columns), lambda t, *_: (0, 0)),
+            ],
+            out_specs=[of_row(scores, value_width), of_row(scores, LANES)],
+            scratch_shapes=[pltpu.VMEM((scores, n), jnp.float32) for n in (LANES, LANES, value_width)],
+        ),
+        out_shape=[
+            jax.ShapeDtypeStruct((rows, scores, value_width), v.dtype),
+            jax.ShapeDtypeStruct((rows, scores, LANES), jnp.float32),
+        ],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=('arbitrary',), vmem_limit_bytes=vmem),
+        interpret=interpret,
+        name='span_attention_decode',
+    )  # fmt: skip
+    out, lse = call(*tiles[:5], q, k, v, bounds[:, :, 0], bounds[:, :, 1], jnp.where(own, 0.0, UNSEEN))
+    shape = (rows, length, heads)
+    lse = lse[..., 0].reshape(shape)
+    return out.reshape(*shape, value_width), jnp.where(lse < NOTHING, lse * (1 / LOG2_E), NOTHING)
+
+
+def _precision(q) -> lax.Precision:
+    return lax.Precision.HIGHEST if q.dtype == jnp.float32 else lax.Precision.DEFAULT
+
+
+def _kernel(
+    line, keys, flags, row_low, row_high, q_ref, k_ref, v_ref, low_ref, high_ref, own_ref,
+    out_ref, lse_ref, top, total, acc, *, cut, kv_heads, soft_cap, precision,
+):  # fmt: skip
+    """Adds one tile of the cache to its row; bounds are in columns of scores, own_ref [R, C] is 0 or UNSEEN."""
+    t = pl.program_id(0)
+    flag = flags[t]
+    columns = cut.at_once * kv_heads
+
+    @pl.when(flag & FIRST != 0)
+    def _():
+        top[...] = jnp.full_like(top, LEAST)
+        total[...] = jnp.zeros_like(total)
+        acc[...] = jnp.zeros_like(acc)
+
+    def tile(cut_low: bool, cut_high: bool) -> None:
+        q, own = q_ref[...], own_ref[...]
+        for start in range(0, cut.keys * kv_heads, columns):
+            values = v_ref[start : start + columns, :]
+            scores = dot(q, k_ref[start : start + columns, :], (1, 1), precision)
+            if soft_cap:
+                scores = capped(scores, soft_cap)
+            if cut_low or cut_high:
+                offset = keys[t] * (cut.keys * kv_heads) + start
+                place = lax.broadcasted_iota(jnp.int32, scores.shape, 1)
+                low, high = (repeat(ref[...] - offset, columns) for ref in (low_ref, high_ref))
+                seen = between(place, low if cut_low else None, high if cut_high else None)
+                scores = jnp.where(seen, scores, UNSEEN)
+                values = hide(values, offset, row_low[line[t]] * kv_heads, row_high[line[t]] * kv_heads)
+            if kv_heads > 1:
+                scores = scores + own
+            old = top[...]
+            new = jnp.maximum(old, scores.max(axis=1, keepdims=True))
+            weights = jnp.exp2(scores - repeat(new, columns))
+            shrink = jnp.exp2(old - new)
+            sums = weights[:, :LANES]
+            for lane in range(LANES, columns, LANES):
+                sums = sums + weights[:, lane : lane + LANES]
+            top[...], total[...] = new, total[...] * shrink + sums
+            more = dot(weights.astype(values.dtype), values, (1, 0), precision)
+            acc[...] = acc[...] * repeat(shrink, more.shape[1]) + more
+
+    by_sides(flag, tile)
+
+    @pl.when(flag & LAST != 0)
+    def _():
+        sums = total[...].sum(axis=1, keepdims=True)
+        some = sums > 0
+        out_ref[...] = (acc[...] * jnp.where(some, 1 / jnp.where(some, sums, 1.0), 0.0)).astype(out_ref.dtype)
+        lse_ref[...] = jnp.where(some, top[...] + jnp.log2(jnp.where(some, sums, 1.0)), NOTHING)
