@@ -2,6 +2,7 @@
 """Prints the tables of docs/kernels.md: span attention beside what else there is.
 
     pip install -e '.[plan]' tokamax && python benchmarks/kernels.py tpu      cycles that the TPU compiler scheduled
+    python benchmarks/kernels.py gpu        times on the GPU of this machine, beside cuDNN, tokamax and plain XLA
     python benchmarks/kernels.py decode     cycles of a tile of a cache, beside the time that HBM takes to send it
 
 A mask's cycles are those of its tiles: how many are whole, cut on one side or on both is counted from the spans, what
@@ -10,6 +11,7 @@ inside pictures where ours sees them both ways.
 """
 
 import argparse
+import functools
 import math
 
 import numpy as np
@@ -137,13 +139,31 @@ def decode(chip: str) -> str:
     return f'| {chip} | ' + ' | '.join(cells) + ' |'
 
 
+def gpu(widths: list[int]) -> None:
+    """Prints the table of times on a GPU, or leaves where there is none."""
+    import jax
+
+    if jax.default_backend() != 'gpu':
+        raise SystemExit(f'no GPU to time: jax sees only {jax.devices()[0].device_kind} here')
+    import gpu_times
+
+    rng = np.random.default_rng(0)
+    masks = {'causal': causal} | {
+        f'packed, {size}': functools.partial(documents, rng, picture=size) for size in (64, 256)
+    }
+    for line in gpu_times.rows(LENGTHS, widths, masks):
+        print(line, flush=True)
+
+
 def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('table', choices=['tpu', 'decode'])
+    parser.add_argument('table', choices=['tpu', 'decode', 'gpu'])
     parser.add_argument('--chips', nargs='+', default=CHIPS)
     parser.add_argument('--widths', nargs='+', type=int, default=[64, 128, 256])
     args = parser.parse_args()
+    if args.table == 'gpu':
+        return gpu(args.widths)
     if args.table == 'decode':
         print('| chip | ' + ' | '.join(CACHES) + ' |\n' + '|---' * (len(CACHES) + 1) + '|')
         for chip in args.chips:

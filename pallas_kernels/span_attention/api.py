@@ -8,13 +8,15 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels.platform import platform
 from pallas_kernels.span_attention import fused, reference
+from pallas_kernels.span_attention.gpu import Gpu
 from pallas_kernels.span_attention.tpu import Tpu
 from pallas_kernels.span_attention.xla import Xla
 
-IMPLEMENTATIONS = ('reference', 'xla', 'tpu')
-HEAD_WIDTHS = (32, 256)  # what the TPU kernels are made for
+KERNELS = {'tpu': Tpu, 'gpu': Gpu}  # each for the platform of its name
+IMPLEMENTATIONS = ('reference', 'xla', *KERNELS)
+HEAD_WIDTHS = (32, 256)  # what these kernels are made for
 # Below this many keys, tiles cost more than they save (`docs/kernels.md`).
-TPU_KEYS = 1024
+KERNEL_KEYS = 1024
 
 
 def span_attention(
@@ -38,8 +40,9 @@ def span_attention(
     with `return_lse` also the log of each query's sum of exponentials, -inf where it sees nothing. Keys before or
     behind all spans of a row may hold anything, NaN too. No gradient flows to the span.
 
-    implementation: 'reference', 'xla' (any backend), 'tpu'; None takes the fastest that runs on the backend. A bias is
-    as large as the scores, so that nothing is gained by cutting those: only 'reference', which holds them, takes one.
+    implementation: 'reference', 'xla' (any backend), 'tpu', 'gpu'; None takes the fastest that runs on the backend. A
+    bias is as large as the scores, so that nothing is gained by cutting those: only 'reference', which holds them,
+    takes one.
     """
     check_arrays(q, k, v, span, sinks, bias)
     settings = dict(scale=q.shape[-1] ** -0.5 if scale is None else scale, soft_cap=soft_cap)
@@ -59,26 +62,27 @@ def span_attention(
 def _choose(implementation: str | None, q, k) -> Callable:
     """Returns what takes scale and soft_cap, and gives what takes the arrays."""
     if implementation is None:
-        implementation = 'tpu' if platform() == 'tpu' and k.shape[1] >= TPU_KEYS and fits_tpu(q) else 'xla'
+        here = platform()
+        implementation = here if here in KERNELS and k.shape[1] >= KERNEL_KEYS and fits(q) else 'xla'
     match implementation:
         case 'reference':
             return lambda **kw: lambda *arrays: reference.attention(*arrays, **kw)
         case 'xla':
             return lambda **kw: lambda *arrays: fused.attention(Xla(**kw), *arrays)
-        case 'tpu':
-            if platform() != 'tpu':
-                raise ValueError(f"span_attention: 'tpu' does not run on {platform()}; 'xla' does")
-            if not fits_tpu(q):
+        case 'tpu' | 'gpu':
+            if platform() != implementation:
+                raise ValueError(f"span_attention: {implementation!r} does not run on {platform()}; 'xla' does")
+            if not fits(q):
                 raise ValueError(
-                    f"span_attention: 'tpu' is made for heads of {HEAD_WIDTHS[0]} to {HEAD_WIDTHS[1]} in bfloat16 or "
-                    f"float32, not of {q.shape[-1]} in {q.dtype}; 'xla' takes them"
+                    f'span_attention: {implementation!r} is made for heads of {HEAD_WIDTHS[0]} to {HEAD_WIDTHS[1]} in '
+                    f"bfloat16 or float32, not of {q.shape[-1]} in {q.dtype}; 'xla' takes them"
                 )
-            return lambda **kw: lambda *arrays: fused.attention(Tpu(**kw), *arrays)
+            return lambda **kw: lambda *arrays: fused.attention(KERNELS[implementation](**kw), *arrays)
     raise ValueError(f'no implementation {implementation!r} of span_attention; choose one of {sorted(IMPLEMENTATIONS)}')
 
 
-def fits_tpu(q) -> bool:
-    """Returns whether the TPU kernels take such queries."""
+def fits(q) -> bool:
+    """Returns whether the kernels take such queries."""
     return HEAD_WIDTHS[0] <= q.shape[-1] <= HEAD_WIDTHS[1] and q.dtype in (jnp.bfloat16, jnp.float32)
 
 

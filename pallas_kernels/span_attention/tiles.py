@@ -13,6 +13,7 @@ spans that grow with the query (all of mmjax's) list only tiles that are needed,
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
@@ -33,6 +34,7 @@ class TileList(NamedTuple):
     count: Int[Array, '']
 
 
+@jax.named_scope('list_tiles')  # by this name, profiles and tests find it
 def list_tiles(span: Int[Array, 'B L 2'], num_keys: int, size: tuple[int, int]) -> TileList:
     """Lists the tiles of `size` (queries, keys), which divides L and num_keys.
 

@@ -11,6 +11,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from pallas_kernels.span_attention import api, fused, reference, span_attention, tpu_decode
+from pallas_kernels.span_attention.gpu import Gpu
 from pallas_kernels.span_attention.reference import visible
 from pallas_kernels.span_attention.tiles import END, FIRST, HIGH, LAST, LOW, START, list_tiles
 from pallas_kernels.span_attention.tpu import Sizes, Tpu
@@ -112,6 +113,7 @@ KERNELS = {
     'tpu, decode': functools.partial(Tpu, decode=tpu_decode.Cut(256, 128), interpret=True),
     # Two key tiles' gradients fit: longer rows are cut.
     'tpu, in parts': functools.partial(Tpu, sizes=SMALL._replace(vmem=2 * 2 * 128 * 2 * 128 * 12), interpret=True),
+    'gpu': functools.partial(Gpu, interpret=True),
 }
 
 
