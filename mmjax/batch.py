@@ -45,7 +45,7 @@ class MediaSpec:
     # (frames, patch rows, patch columns) -> (token rows, token columns), whose product is at most `tokens`
     in_sequence: bool = True  # media stand among the text (splice); False: text looks at them (cross-attention)
     apart: bool = False  # pictures take no places among the words at all: they go another way
-    words: bool = True  # False: the model reads pictures alone, and words are left out
+    text: bool = True  # False: the model reads pictures alone, and words are left out
     varying: bool = False  # pictures keep their aspect, so that sizes differ
     state_width: int = 0  # length of a State vector; 0: the model reads none
     ends: int = 0  # tokens at either end of a medium that stand for none of its features

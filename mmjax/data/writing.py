@@ -111,7 +111,7 @@ class Writer:
         `closed`: the last turn, the chunk and the document end. `ask`: the assistant's turn begins and is left open.
         """
         page, roles = Page(self.tokenizer), self._roles(document)
-        if not self.spec.words:
+        if not self.spec.text:
             pictures = [piece for piece in document.pieces if isinstance(piece, Image | Video)]
             return self._without_words(page, document, pictures)
         page.format(self.text.start, 0.0)

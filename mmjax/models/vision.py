@@ -247,7 +247,7 @@ def spec_of_pictures(c: Vit.Config) -> MediaSpec:
     one = lambda frames, rows, columns: (1, 1)
     height, width = c.size
     return MediaSpec(
-        height=height, width=width, patch=c.patch, tokens=1, grid=one, in_sequence=False, apart=True, words=False
+        height=height, width=width, patch=c.patch, tokens=1, grid=one, in_sequence=False, apart=True, text=False
     )
 
 

@@ -434,7 +434,7 @@ def test_pictures_apart_take_no_places():
 
 
 def test_a_model_of_pictures_alone_learns_from_pictures_without_words():
-    layout = build(dataclasses.replace(APART, words=False), special=(), max_tokens=1, max_media=3)
+    layout = build(dataclasses.replace(APART, text=False), special=(), max_tokens=1, max_media=3)
     laid = [layout(document)[0] for document in (DOCUMENT, Document([PICTURE], key='bare'))]
     assert [len(one.media) for one in laid] == [2, 1] and not any(len(one.tokens) for one in laid)
     (batch, _), *_ = finite(laid, layout, 1)
