@@ -50,5 +50,5 @@ class MediaSpec:
     state_width: int = 0  # length of a State vector; 0: the model reads none
     ends: int = 0  # tokens at either end of a medium that stand for none of its features
     experts: bool = False  # media tokens are read by weights of their own: the batch says which
-    words: int = 0  # W: the most words that the connector reads beside a medium; 0: it reads none
-    words_vocab: int = 0  # how many ids of such words it knows
+    beside: int = 0  # W: the most words that the connector reads beside a medium; 0: it reads none
+    beside_vocab: int = 0  # how many ids of such words it knows

@@ -33,13 +33,13 @@ class Beside:
             return Beside(self, spec)
 
     def __init__(self, c: Config, spec: MediaSpec):
-        self.tokenizer, self.learnt, self.most = c.tokenizer.build(), c.learnt, spec.words
+        self.tokenizer, self.learnt, self.most = c.tokenizer.build(), c.learnt, spec.beside
         if missing := [t for t in c.special_tokens() if not self.tokenizer.knows(t)]:
             raise ValueError(f'layout.beside writes what is not there: {self.tokenizer.missing(missing)}')
-        if self.tokenizer.size > spec.words_vocab:
+        if self.tokenizer.size > spec.beside_vocab:
             raise ValueError(
                 f'layout.beside has a tokenizer of {self.tokenizer.size} tokens, the connector reads '
-                f'{spec.words_vocab}; set the vocab of its words to at least that'
+                f'{spec.beside_vocab}; set the vocab of its words to at least that'
             )
         self.before, self.after = (np.asarray(self.tokenizer.encode(text), np.int32) for text in (c.before, c.after))
         if len(self.before) + len(self.after) >= self.most:

@@ -63,7 +63,7 @@ class _Check:
             'media_size': (rows, media, 3),
             'states': (rows, states, spec.state_width),
             'expert': (rows, length),
-            'words': (rows, media, spec.words),
+            'words': (rows, media, spec.beside),
         }
         for name, array in b._asdict().items():
             if array is None:
@@ -136,9 +136,9 @@ class _Check:
                         'its media_size is 0')  # fmt: skip
             self._each_once(total)
         if b.words is not None:
-            known = (b.words >= -1) & (b.words < spec.words_vocab)
+            known = (b.words >= -1) & (b.words < spec.beside_vocab)
             self.values(
-                b.words, known, 'word {} beside a medium', f'the connector knows {spec.words_vocab}, and -1 for none'
+                b.words, known, 'word {} beside a medium', f'the connector knows {spec.beside_vocab}, and -1 for none'
             )
         if b.media_span is not None:
             start, end = b.media_span[..., 0], b.media_span[..., 1]

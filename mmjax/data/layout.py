@@ -73,9 +73,11 @@ class Layout:
         self.shape = Shape(c.max_tokens, c.max_media if spec.tokens else 0, c.max_states)
         self.pad = 0  # padding sees nothing and nobody sees it: any id will do
         self.problems = Problems()  # what was left out of documents that were kept
-        if bool(spec.words) != bool(c.beside):
-            reads = f'reads {spec.words} words beside each picture' if spec.words else 'reads no words beside pictures'
-            raise ValueError(f'the connector {reads}; layout.beside must be {"set" if spec.words else "None"}')
+        if bool(spec.beside) != bool(c.beside):
+            reads = (
+                f'reads {spec.beside} words beside each picture' if spec.beside else 'reads no words beside pictures'
+            )
+            raise ValueError(f'the connector {reads}; layout.beside must be {"set" if spec.beside else "None"}')
         self.beside = c.beside.build(spec) if c.beside else None
         self.fit = None
         if spec.tokens:

@@ -71,7 +71,7 @@ def _empty(shape: Shape, spec: MediaSpec, documents: Sequence[Laid], pad: int) -
         media_size=np.zeros((media, 3), np.int32) if media else None,
         states=np.zeros((shape.states, spec.state_width), np.float32) if shape.states else None,
         expert=np.zeros(n, np.int32) if media and spec.experts else None,
-        words=np.full((media, spec.words), -1, np.int32) if media and spec.words else None,
+        words=np.full((media, spec.beside), -1, np.int32) if media and spec.beside else None,
     )
 
 

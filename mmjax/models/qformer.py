@@ -188,12 +188,13 @@ def spans(queries: int, words: int, length: Int[Array, 'N'], seeing: str) -> Int
     """Returns what queries and the `length` words behind them see of each other, drawn at the top of this file."""
     place = jnp.arange(queries + words)
     is_query, end = place < queries, queries + length[:, None]
-    two_way = jnp.broadcast_to(end, (len(length), queries + words))
-    first, last = jnp.zeros_like(two_way), two_way
+    # Sums with `end`, not broadcasts: what comes out lies where the rows lie.
+    two_way = end + 0 * place
+    first, last = 0 * two_way, two_way
     if seeing != 'two-way':
-        of_words = two_way if seeing == 'apart' else jnp.broadcast_to(place + 1, two_way.shape)
+        of_words = two_way if seeing == 'apart' else 0 * end + place + 1
         last = jnp.where(is_query, queries, of_words)
     if seeing == 'apart':
-        first = jnp.broadcast_to(jnp.where(is_query, 0, queries), two_way.shape)
+        first = 0 * end + jnp.where(is_query, 0, queries)
     there = (place < end)[..., None]
     return jnp.where(there, jnp.stack([first, last], axis=-1), 0)

@@ -70,8 +70,8 @@ class Vlm(nnx.Module):
                 state_width=state_width,
                 ends=getattr(self.connector, 'ends', 0),
                 experts=self.decoder.block.expert is not None,
-                words=self.words,
-                words_vocab=getattr(self.connector, 'words_vocab', 0),
+                beside=self.words,
+                beside_vocab=getattr(self.connector, 'words_vocab', 0),
             )
 
         @property

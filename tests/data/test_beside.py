@@ -14,7 +14,7 @@ from mmjax.data.tokenizer import Bytes
 from mmjax.document import Document, Image, Text
 
 GRID = dict(height=4, width=4, patch=2, tokens=2, grid=lambda frames, rows, columns: (1, 2))
-SPEC = MediaSpec(**GRID, words=8, words_vocab=258)
+SPEC = MediaSpec(**GRID, beside=8, beside_vocab=258)
 BERT = Bytes.Config(special=('[CLS]', '[SEP]'))
 
 
@@ -55,11 +55,15 @@ def test_a_row_holds_the_words_of_each_medium():
             'reads no words .* layout.beside must be None',
         ),
         (
-            MediaSpec(**GRID, words=8, words_vocab=257),
+            MediaSpec(**GRID, beside=8, beside_vocab=257),
             Beside.Config(tokenizer=BERT),
             '258 tokens, .* reads 257',
         ),
-        (MediaSpec(**GRID, words=2, words_vocab=258), Beside.Config(tokenizer=BERT), r'1 \+ 1 signs .* reads 2 in all'),
+        (
+            MediaSpec(**GRID, beside=2, beside_vocab=258),
+            Beside.Config(tokenizer=BERT),
+            r'1 \+ 1 signs .* reads 2 in all',
+        ),
         (SPEC, Beside.Config(tokenizer=Bytes.Config()), r"no special token '\[CLS\]'"),
     ],
 )

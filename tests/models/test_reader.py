@@ -49,7 +49,7 @@ def test_it_is_as_wide_as_the_tokens_that_are_asked_for():
 
 def test_a_model_reads_the_words_of_its_media():
     c = dataclasses.replace(systems.system(fusion='cross within'), connector=READER)
-    assert (c.media_spec().words, c.media_spec().tokens) == (4, 4)
+    assert (c.media_spec().beside, c.media_spec().tokens) == (4, 4)
     model, batch = systems.build(c), jax.tree.map(jnp.asarray, systems.lay(c, [['ab1c', 'd2e']], 8))
     words = jnp.array([[[3, 4, -1, -1], [5, 6, 7, 8]]], jnp.int32)
     one = model.media(batch._replace(words=words))
