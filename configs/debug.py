@@ -11,18 +11,24 @@ from typing import Any
 
 from configs import data
 from mmjax.config import Checkpoints, Log, Mesh, Run, Stage
+from mmjax.data.tiles import Tiles
 from mmjax.data.tokenizer import Bytes
-from mmjax.models.connector import AttentionPool
+from mmjax.models.connector import AttentionPool, Linear
+from mmjax.models.connector import Mlp as MlpConnector
 from mmjax.models.decoder import Decoder
+from mmjax.models.deepstack import DeepStack
 from mmjax.models.fusion import CrossAttention
 from mmjax.models.gated import GatedConnector
+from mmjax.models.grid_resampler import GridResampler
 from mmjax.models.mae import Mae
+from mmjax.models.native import NativeVit
 from mmjax.models.patches import Patches
 from mmjax.models.resampler import Resampler
 from mmjax.models.vision import Vit
 from mmjax.models.vlm import Vlm
 from mmjax.nn.attention import Attention
 from mmjax.nn.mlp import Mlp
+from mmjax.nn.positions import Rotary
 from mmjax.objectives.latents import Latents
 from mmjax.objectives.masking import Blocks
 
@@ -30,21 +36,38 @@ WIDTH, HEADS = 64, 4
 # What changes in each class of config, wherever it stands in the model.
 FEWER: dict[type, Callable[[Any], dict[str, Any]]] = {
     Vlm.Config: lambda c: dict(frames=min(c.frames, 2)),
-    Vit.Config: lambda c: dict(size=(32, 32), patch=8, width=32, depth=2),
+    Vit.Config: lambda c: dict(size=(32, 32), patch=8, width=32, depth=2, position_grid=c.position_grid and (2, 2)),
     Patches.Config: lambda c: dict(patch=8, grid=(4, 4)),
     GatedConnector.Config: lambda c: dict(hidden=2 * WIDTH),
+    GridResampler.Config: lambda c: dict(queries=(2, 2)),
+    NativeVit.Config: lambda c: dict(
+        patch=8,
+        grid=(4, 4),
+        width=32,
+        depth=2,
+        window=c.window and 1,
+        full=c.full and (1,),
+        deep=c.deep and (0,),
+        table=c.table and (2, 2),
+    ),
+    DeepStack.Config: lambda c: dict(levels=1),
+    MlpConnector.Config: lambda c: dict(hidden=c.hidden and 2 * WIDTH),
+    # Eight pairs: what a head of this width turns.
+    Rotary.Config: lambda c: dict(sections=c.sections and (2, 3, 3)),
+    Linear.Config: lambda c: dict(merge=min(c.merge, 2)),
     Resampler.Config: lambda c: dict(queries=4, depth=2),
     AttentionPool.Config: lambda c: dict(queries=4),
     Blocks: lambda c: dict(count=22, least=4),
     Latents: lambda c: dict(last=2),
     Mae.Config: lambda c: dict(width=WIDTH, depth=2),
     CrossAttention.Config: lambda c: dict(every=min(c.every, 2)),
-    Attention.Config: lambda c: dict(heads=HEADS, kv_heads=c.kv_heads and min(c.kv_heads, HEADS), head_width=None),
+    Attention.Config: lambda c: dict(heads=HEADS, kv_heads=c.kv_heads and math.gcd(c.kv_heads, HEADS), head_width=None),
     Mlp.Config: lambda c: dict(width=2 * WIDTH),
     # Scales that follow the width, its root or the inverse of that, go on to do so.
     Decoder.Config: lambda c: dict(
         width=WIDTH,
         depth=4,
+        embed_scale=c.embed_scale if c.embed_scale == 1 else c.embed_scale * math.sqrt(WIDTH / c.width),
         input_scale=c.input_scale if c.input_scale == 1 else c.input_scale * math.sqrt(WIDTH / c.width),
         logit_scale=c.logit_scale if c.logit_scale == 1 else c.logit_scale * math.sqrt(c.width / WIDTH),
     ),
@@ -56,6 +79,8 @@ def shrink(run: Run, *, chat: bool = False) -> Run:
     special, boxes = run.layout.special_tokens(), run.layout.coordinates is not None
     layout = dataclasses.replace(run.layout, tokenizer=Bytes.Config(special=special), max_tokens=256, max_media=8)
     model = fewer(run.model)
+    if layout.tiles:
+        layout.tiles, model.frames = Tiles(grids=((1, 2), (2, 1))), 3
     model.decoder.vocab = 256 + len(special)
     return dataclasses.replace(
         run,

@@ -48,6 +48,11 @@ class MediaSpec:
     text: bool = True  # False: the model reads pictures alone, and words are left out
     varying: bool = False  # pictures keep their aspect, so that sizes differ
     state_width: int = 0  # length of a State vector; 0: the model reads none
+    multiple: int = 1  # rows and columns of patches are whole numbers of it
+    temporal: int = 1  # frames that one row of the grid's first axis stands for
+    axes: int = 1  # of a token's position: 3 for time, row, column
+    per_second: float = 0.0  # positions of time a second; 0: one for each row of `temporal` frames
+    newline: bool = False  # the last of a medium's tokens is learned, and may stand at several places
     ends: int = 0  # tokens at either end of a medium that stand for none of its features
     experts: bool = False  # media tokens are read by weights of their own: the batch says which
     beside: int = 0  # W: the most words that the connector reads beside a medium; 0: it reads none

@@ -56,7 +56,7 @@ class _Check:
             'tokens': (rows, length),
             'weight': (rows, length),
             'span': (rows, length, 2),
-            'position': (rows, length, 3) if b.position.ndim == 3 else (rows, length),
+            'position': (rows, length, spec.axes) if spec.axes > 1 else (rows, length),
             'slot': (rows, length),
             'media_span': (rows, length, 2),
             'pixels': (rows, media, spec.frames, spec.height, spec.width, 3),
@@ -134,7 +134,7 @@ class _Check:
             there[:, -1] = True
             self.values(b.slot, np.take_along_axis(there, b.slot, axis=1), 'slot {} of a medium that is not there',
                         'its media_size is 0')  # fmt: skip
-            self._each_once(total)
+            self._each_once(total, spec)
         if b.words is not None:
             known = (b.words >= -1) & (b.words < spec.beside_vocab)
             self.values(
@@ -145,10 +145,12 @@ class _Check:
             known = (start >= 0) & (start <= end) & (end <= count * spec.tokens)
             self.values(b.media_span, known, 'media_span {} of a row', f'it has {count} media of {spec.tokens} tokens')
 
-    def _each_once(self, total: int) -> None:
+    def _each_once(self, total: int, spec: MediaSpec) -> None:
         slot = np.sort(
             np.where(self.batch.slot < 0, total + np.arange(self.batch.slot.shape[1]), self.batch.slot), axis=1
         )
         twice = np.zeros(slot.shape, bool)
         twice[:, 1:] = slot[:, 1:] == slot[:, :-1]
+        if spec.newline:
+            twice &= (slot + 1) % spec.tokens != 0
         self.values(slot, ~twice, 'slot {} twice', 'a media token stands at one place only')

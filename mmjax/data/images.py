@@ -32,7 +32,8 @@ FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'AVIF', 'JPEG2000
 # Pillow's own bound for a possible decompression bomb: 268 MB of RGB, e.g. 9,459 x 9,459.
 MAX_PIXELS = 89_478_485
 HEADER_BYTES = 1 << 18
-MODES = ('squash', 'pad', 'crop', 'inside')
+MODES = ('squash', 'pad', 'crop', 'inside', 'whole')
+KEPT = ('inside', 'whole')  # pictures keep their size and stand at the top left
 
 
 class BadImage(BadDocument):
@@ -72,6 +73,7 @@ class Fit:
         """How a picture meets height x width: stretched, padded to the centre, cut to the centre, or kept inside.
 
         'inside' shrinks only what is too large, puts it at the top left and fills the rest; `grid` counts its patches.
+        'whole' does too, but stretches the picture to the nearest whole number of patches.
         """
 
         height: int
@@ -114,7 +116,7 @@ class Fit:
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Returns the (rows, columns) of patches that a picture of this size covers."""
-        width, height = self._inside(size) if self.config.mode == 'inside' else (self.config.width, self.config.height)
+        width, height = self._inside(size) if self.config.mode in KEPT else (self.config.width, self.config.height)
         return -(-height // self.config.patch), -(-width // self.config.patch)
 
     def boxes_in(self, box: Box, size: tuple[int, int]) -> Box | None:
@@ -136,11 +138,11 @@ class Fit:
     def _inside(self, size: tuple[int, int]) -> tuple[int, int]:
         """Returns the size that a picture takes inside the limits: its own, or shrunk, its shape kept."""
         (w, h), width, height = size, self.config.width, self.config.height
-        if w <= width and h <= height:
-            return w, h
-        if w * height >= h * width:
-            return width, max(1, h * width // w)
-        return max(1, w * height // h), height
+        if w > width or h > height:
+            w, h = (width, max(1, h * width // w)) if w * height >= h * width else (max(1, w * height // h), height)
+        if self.config.mode == 'whole':
+            w, h = (max(1, round(n / self.config.patch)) * self.config.patch for n in (w, h))
+        return w, h
 
     def _window(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         """Returns (left, top, width, height), in pixels of the picture, of what the fitted picture shows."""
@@ -158,7 +160,7 @@ class Fit:
                 (w, max(h, round(w * height / width))) if wide else (max(w, round(h * width / height)), h)
             )
             return -float((canvas_w - w) // 2), -float((canvas_h - h) // 2), float(canvas_w), float(canvas_h)
-        if self.config.mode == 'inside':
+        if self.config.mode in KEPT:
             used_w, used_h = self._inside(size)
             return 0.0, 0.0, w * (width / used_w), h * (height / used_h)
         return 0.0, 0.0, float(w), float(h)
@@ -175,7 +177,7 @@ class Fit:
         if factor > 1:
             picture, shrunk = picture.reduce(factor), shrunk * factor
         left, top, width, height = (v / shrunk for v in self._window(original))
-        if c.mode == 'inside':
+        if c.mode in KEPT:
             used = self._inside(original)
             whole = (
                 0.0,

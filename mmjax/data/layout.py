@@ -17,13 +17,14 @@ import dataclasses
 import numpy as np
 
 from mmjax.batch import MediaSpec
-from mmjax.data import masks
+from mmjax.data import images, masks
 from mmjax.data.beside import Beside
 from mmjax.data.coordinates import Cells, Numbers
 from mmjax.data.images import Fit
 from mmjax.data.laid import Laid, Shape
 from mmjax.data.sources.problems import Problems
 from mmjax.data.templates import ImageFormat, TextFormat
+from mmjax.data.tiles import Tiles
 from mmjax.data.tokenizer import SPECIAL, Bytes, HuggingFace, SentencePiece
 from mmjax.data.writing import STATE, Unit, Writer
 from mmjax.document import BadDocument, Document, Image, Video
@@ -46,6 +47,7 @@ class Layout:
         max_states: int = 0  # S, state vectors a row
         image: ImageFormat = dataclasses.field(default_factory=ImageFormat)
         text: TextFormat = dataclasses.field(default_factory=TextFormat)
+        tiles: Tiles | None = None  # pictures are an overview and tiles; None: one frame
         coordinates: Numbers | Cells | None = None  # None: regions are their words alone
         beside: Beside.Config | None = None  # the words that a connector reads beside each picture
         state: str = '<state>'  # the special token where a state stands
@@ -81,10 +83,11 @@ class Layout:
         self.beside = c.beside.build(spec) if c.beside else None
         self.fit = None
         if spec.tokens:
-            fit = Fit.Config(height=spec.height, width=spec.width, mode=c.fit, fill=c.fill, patch=spec.patch)
+            unit = spec.patch * spec.multiple
+            fit = Fit.Config(height=spec.height, width=spec.width, mode=c.fit, fill=c.fill, patch=unit)
             self.fit = fit.build()
         self._check()
-        self._writer = Writer(self.tokenizer, c.image, c.text, c.coordinates, spec, self.fit, c.state)
+        self._writer = Writer(self.tokenizer, c.image, c.text, c.coordinates, spec, self.fit, c.state, c.tiles)
 
     def __call__(self, document: Document) -> list[Laid]:
         """Returns the laid-out document, in parts if it was split; raises BadDocument when nothing is left."""
@@ -106,6 +109,8 @@ class Layout:
 
     def decode(self, piece: Image | Video) -> np.ndarray:
         """Returns the fitted frames, uint8 [frames, height, width, 3]; of a longer video evenly spaced ones."""
+        if self.config.tiles and isinstance(piece, Image):
+            return self.config.tiles.read(piece, images.size(piece), self.fit)
         frames = (piece,) if isinstance(piece, Image) else piece.frames
         if len(frames) > self.spec.frames:
             frames = [frames[i] for i in np.linspace(0, len(frames) - 1, self.spec.frames).round().astype(int)]
@@ -199,7 +204,7 @@ class Layout:
             tokens=join([unit.tokens for unit in units], np.int32),
             weight=weight,
             span=self._span(weight, places),
-            position=self._position(start, places),
+            position=self._position(start, places, media),
             slot=join(slots, np.int32),
             media_span=self._media_span(start, places, np.array([unit.count for unit in media], np.int32)),
             media=[unit.medium for unit in media],
@@ -218,8 +223,19 @@ class Layout:
             span = masks.two_way_prompt(span, int(learnt[0]) + 1 if len(learnt) else len(weight))
         return span
 
-    def _position(self, length: int, places: np.ndarray) -> np.ndarray:
+    def _position(self, length: int, places: np.ndarray, media: list[Unit]) -> np.ndarray:
+        if self.spec.axes > 1:
+            grids = np.array([unit.grid for unit in media], np.int32).reshape(-1, 2)
+            return masks.grid_positions(length, places, grids, [self._times(unit) for unit in media])
         return masks.positions(length, places, self.spec.ends, shared=self.config.image.one_position)
+
+    def _times(self, unit: Unit) -> np.ndarray:
+        """Returns the positions in time of a medium's rows of frames, from 0."""
+        spec, steps = self.spec, np.arange(-(-unit.size[0] // self.spec.temporal))
+        if not spec.per_second or not isinstance(unit.medium, Video) or len(unit.medium.times) < 2:
+            return steps
+        seconds = (unit.medium.times[-1] - unit.medium.times[0]) / (unit.size[0] - 1)
+        return np.floor(steps * seconds * spec.temporal * spec.per_second).astype(np.int32)
 
     def _media_span(self, length: int, places: np.ndarray, counts: np.ndarray) -> np.ndarray:
         looked_at = places[:0, 0] if self.spec.in_sequence else places[:, 0]
@@ -253,10 +269,23 @@ class Layout:
             )
         if not spec.tokens or not c.max_media:
             return
+        if spec.axes > 1 and (c.image.row_end or c.image.one_position or c.tiles):
+            raise ValueError(
+                'layout.image.row_end, one_position and layout.tiles speak of positions in a line, but those of this '
+                'model have three axes: leave them unset'
+            )
+        if c.tiles and (spec.frames < 1 + c.tiles.most or not spec.newline or c.fit != 'squash' or spec.varying):
+            raise ValueError(
+                f'layout.tiles makes up to {1 + c.tiles.most} frames of a picture and ends rows with a learned token: '
+                f'set Vlm.Config.frames to that (now {spec.frames}) and newline to True (now {spec.newline}), '
+                f"layout.fit to 'squash' (now {c.fit!r}), and use a tower of fixed size"
+            )
         rows, columns = spec.grid(spec.frames, spec.height // spec.patch, spec.width // spec.patch)
         ends = len(self.tokenizer.encode(c.image.row_end)) * rows
         around = len(self.tokenizer.encode(c.image.before + c.image.after))
         longest = 0 if spec.apart else (rows * columns + ends if spec.in_sequence else 1) + around
+        if c.tiles:
+            longest = c.tiles.longest(columns) + around
         if longest > c.max_tokens:
             raise ValueError(
                 f'a picture takes up to {longest} tokens ({rows} x {columns}, {ends} at the ends of rows, {around} '

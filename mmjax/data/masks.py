@@ -67,6 +67,33 @@ def positions(length: int, pictures: np.ndarray, ends: int, *, shared: bool) -> 
     return np.cumsum(step, dtype=np.int32)
 
 
+def grid_positions(length: int, pictures: np.ndarray, grids: np.ndarray, times: list[np.ndarray]) -> np.ndarray:
+    """Returns the positions [length, 3] (time, row, column) of tokens, those of words three times the same.
+
+    A picture's places count from where it begins, by times[m], and by the rows and columns of grids[m]; words go on
+    behind the largest of them (Qwen2-VL).
+
+              t  i i i  t       a picture of 1 x 3
+      time    0  1 1 1  4
+      row     0  1 1 1  4
+      column  0  1 2 3  4
+    """
+    parts, end, start = [], 0, 0
+
+    def words(count: int) -> None:
+        nonlocal start
+        parts.append(np.repeat(start + np.arange(count)[:, None], 3, axis=1))
+        start += count
+
+    for (first, last), (rows, columns), time in zip(pictures.tolist(), grids.tolist(), times, strict=True):
+        words(first - end)
+        row, column = (np.tile(x.ravel(), len(time)) for x in np.indices((rows, columns)))
+        parts.append(start + np.stack([np.repeat(time, rows * columns), row, column], axis=1))
+        start, end = int(parts[-1].max()) + 1, last
+    words(length - end)
+    return np.concatenate(parts).astype(np.int32)
+
+
 def experts(slot: np.ndarray) -> np.ndarray:
     """Returns 1 for the tokens [length] that an expert of media reads: those of media whose successor is one too.
 

@@ -58,7 +58,7 @@ def stack(rows: Sequence[Row]) -> Batch:
 
 def _empty(shape: Shape, spec: MediaSpec, documents: Sequence[Laid], pad: int) -> Batch:
     n, media = shape.tokens, shape.media if spec.tokens else 0
-    position = (n, 3) if documents and documents[0].position.ndim == 2 else (n,)
+    position = (n, spec.axes) if spec.axes > 1 else (n,)
     seen = media or shape.states
     return Batch(
         tokens=np.full(n, pad, np.int32),

@@ -141,6 +141,36 @@ def cogvlm(placeholder: str = '<unk>', start: str = '<s>', end: str = '</s>') ->
     return Format(image=ImageFormat(placeholder=placeholder, one_position=True), text=text)
 
 
+def paligemma() -> Format:
+    """[picture] <bos>question\\nanswer<eos>, the beginning behind the picture."""
+    text = TextFormat(user=Turn(after='\n'), assistant=Turn(after='<eos>', weight=1.0), end='<eos>')
+    return Format(image=ImageFormat(after='<bos>'), text=text)
+
+
+def internvl() -> Format:
+    """<|im_start|>user\\n<img> [picture] </img>\\nwords<|im_end|>\\n..., as InternVL writes."""
+    image = ImageFormat(placeholder='<IMG_CONTEXT>', before='<img>', after='</img>\n')
+    return Format(image=image, text=chatml().text)
+
+
+def qwen_native() -> Format:
+    """<|im_start|>user\\n<|vision_start|> [picture] <|vision_end|>words<|im_end|>\\n..., from Qwen2-VL on."""
+    image = ImageFormat(placeholder='<|image_pad|>', before='<|vision_start|>', after='<|vision_end|>')
+    return Format(image=image, text=chatml().text)
+
+
+def smolvlm() -> Format:
+    """<|im_start|>User:<fake_token_around_image><global-img> [picture] <fake_token_around_image>words..."""
+    around, end = '<fake_token_around_image>', '<end_of_utterance>'
+    text = TextFormat(
+        start='<|im_start|>',
+        user=Turn(before='User:', after=f'{end}\n'),
+        assistant=Turn(before='Assistant:', lead=' ', after=end, weight=1.0),
+        end=end,
+    )
+    return Format(image=ImageFormat(before=f'{around}<global-img>', after=around), text=text)
+
+
 def fuyu() -> Format:
     """[picture, |NEWLINE| behind each row] <s>question<0x04> answer|ENDOFTEXT|."""
     image = ImageFormat(placeholder='|SPEAKER|', row_end='|NEWLINE|', after='<s>')

@@ -7,6 +7,7 @@ equal weight around them, so that the tokens of a prompt do not depend on the an
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from mmjax.data import images
 from mmjax.data.coordinates import Codec
 from mmjax.data.images import Fit
 from mmjax.data.templates import ImageFormat, TextFormat
+from mmjax.data.tiles import Tiles
 from mmjax.data.tokenizer import SPECIAL, Tokenizer
 from mmjax.document import BadDocument, Document, Generate, Image, Piece, Region, State, Text, Video
 
@@ -33,6 +35,7 @@ class Unit:
     medium: Image | Video | None = None
     size: tuple[int, int, int] = (0, 0, 0)
     count: int = 0
+    grid: tuple[int, int] = (0, 0)  # rows and columns of one frame's places
     state: np.ndarray | None = None
 
     @staticmethod
@@ -104,6 +107,7 @@ class Writer:
     spec: MediaSpec
     fit: Fit | None
     state: str
+    tiles: Tiles | None = None
 
     def write(self, document: Document, closed: bool = True, ask: bool = False) -> list[Unit]:
         """Returns the units of a document; raises BadDocument.
@@ -173,7 +177,7 @@ class Writer:
                 self._region(page, piece, weight, sizes)
             case Image():
                 self._medium(page, document, piece, weight, number)
-            case Video() if self.spec.frames > 1:
+            case Video() if self.spec.frames > 1 and not self.tiles:
                 self._medium(page, document, piece, weight, number)
             case Video():
                 for frame in piece.frames:
@@ -206,7 +210,11 @@ class Writer:
             raise BadDocument(document.key, 'picture', 'the model reads none')
         frames = min(len(medium.frames), spec.frames) if isinstance(medium, Video) else 1
         first = medium.frames[0] if isinstance(medium, Video) else medium
-        patches = self.fit.grid(images.size(first) if spec.varying else (spec.width, spec.height))
+        tiled = self.tiles and isinstance(medium, Image)
+        if tiled:
+            frames = 1 + math.prod(self.tiles.choose(images.size(first), spec.width))
+        size = images.size(first) if spec.varying else (spec.width, spec.height)
+        patches = tuple(count * spec.multiple for count in self.fit.grid(size))
         rows, columns = spec.grid(frames, *patches)
         if rows * columns > spec.tokens:
             raise ValueError(
@@ -217,7 +225,10 @@ class Writer:
         before, after = ids(f.before.replace('{n}', str(number))), ids(f.after)
         places, slot = 0 if spec.apart else self.tokenizer.id(f.placeholder), np.zeros(1, np.int32)
         body = np.full(1, places, np.int32)
-        if spec.in_sequence:
+        if tiled:
+            slot = self.tiles.slots(images.size(first), spec.width, columns, spec.tokens - 1)
+            body = np.full(len(slot), places, np.int32)
+        elif spec.in_sequence:
             row_end = np.asarray(ids(f.row_end), np.int32)
             slot = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
             slot = np.concatenate([slot, np.full((rows, len(row_end)), -1, np.int32)], axis=1).ravel()
@@ -229,6 +240,7 @@ class Writer:
         unit.weight[: max(len(before), 1)] = weight
         unit.body = (len(before), len(before) + len(body))
         unit.size, unit.count = (frames, *patches), rows * columns
+        unit.grid = (rows // -(-frames // spec.temporal), columns)
         if spec.in_sequence:
             unit.slot[slice(*unit.body)] = slot
         page.add(unit)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from mmjax import sharding
 from mmjax.nn import layers
 from mmjax.nn.attention import Attention
-from mmjax.nn.layers import normal, parameter
+from mmjax.nn.layers import Norm, normal, parameter
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.sharding import P, w_DE, w_DF, w_FD, w_LD
 
@@ -55,7 +55,7 @@ class Linear(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Two affine maps with an activation between them (LLaVA-1.5)."""
+    """Two affine maps with an activation between them (LLaVA-1.5), and a norm before them (InternVL)."""
 
     @dataclasses.dataclass(kw_only=True)
     class Config:
@@ -63,6 +63,7 @@ class Mlp(nnx.Module):
         act: str = 'gelu'
         bias: bool = True
         merge: int = 1  # side of the square of features that becomes one token
+        norm: Norm.Config | None = None  # of what enters, a merged square as one vector
 
         def grid(self, frames: int, features: Grid) -> Grid:
             """Returns the (rows, columns) of a medium's tokens, given those of one frame's features."""
@@ -78,12 +79,14 @@ class Mlp(nnx.Module):
         if c.act not in ACTIVATIONS:
             raise ValueError(f'Mlp.Config.act is {c.act!r}; choose one of {sorted(ACTIVATIONS)}')
         self.act, self.width, self.merge, self.features = c.act, width, c.merge, features
+        self.norm = c.norm.build(c.merge**2 * width_in, rngs=rngs) if c.norm else None
         self.up = layers.Linear(c.merge**2 * width_in, c.hidden or width, bias=c.bias, spec=w_DF, rngs=rngs)
         self.down = layers.Linear(c.hidden or width, width, bias=c.bias, spec=w_FD, rngs=rngs)
 
     def __call__(self, features: Float[Array, 'N n E'], count: Int[Array, 'N']) -> Float[Array, 'N P D']:
         """Returns one token for each feature, or for each square of them."""
-        return self.down(ACTIVATIONS[self.act](self.up(merge(features, self.features, self.merge))))
+        x = merge(features, self.features, self.merge)
+        return self.down(ACTIVATIONS[self.act](self.up(x if self.norm is None else self.norm(x))))
 
 
 class AttentionPool(nnx.Module):
@@ -141,9 +144,13 @@ def merge(x: Float[Array, 'N n E'], features: Grid | None, side: int) -> Float[A
 
     side 2      a b c d
                 e f g h   ->   abef cdgh
+
+    Without a grid the features come square by square already.
     """
     if side == 1:
         return x
+    if features is None:
+        return sharding.reshape_rows(x, (x.shape[0], x.shape[1] // side**2, side**2 * x.shape[2]))
     rows, columns = features
     frames = x.shape[1] // (rows * columns)
     x = sharding.reshape_rows(x, (x.shape[0], frames * rows // side, side, columns // side, side, x.shape[2]))

@@ -79,7 +79,7 @@ class Trunk(nnx.Module):
         self.embed_norm = c.embed_norm.build(width, rngs=rngs) if c.embed_norm else None
         self.norm = c.norm.build(width, rngs=rngs) if c.norm else None
 
-    def enter(self, x: Float[Array, 'B L D'], position: Int[Array, 'B L']) -> Float[Array, 'B L D']:
+    def enter(self, x: Float[Array, 'B L D'], position: Int[Array, 'B L *axes']) -> Float[Array, 'B L D']:
         """Returns what the first block gets: everything scaled, with the positions that are added, and normed."""
         if self.input_scale != 1:
             x = x * jnp.asarray(self.input_scale, x.dtype)
@@ -95,18 +95,19 @@ class Trunk(nnx.Module):
         self,
         x: Float[Array, 'B L D'],
         span: Int[Array, 'B L 2'],
-        position: Int[Array, 'B L'],
+        position: Int[Array, 'B L *axes'],
         *,
         media: Float[Array, 'B T E'] | None = None,
         media_span: Int[Array, 'B L 2'] | None = None,
         expert: Int[Array, 'B L'] | None = None,
+        deep: Float[Array, 'G B L D'] | None = None,
     ) -> Float[Array, 'B L D']:
         """Returns the hidden states after the last norm; media are for the parts that look at them only.
 
         Without media a model with CrossBranches runs as if it had none: BLIP's text encoder alone. `expert` names the
         tokens that the blocks' second set of weights reads, where they have one.
         """
-        return self._fold(x, span, position, media=media, media_span=media_span, expert=expert)[0]
+        return self._fold(x, span, position, media=media, media_span=media_span, expert=expert, deep=deep)[0]
 
     def init_cache(self, rows: int, length: int, dtype: DTypeLike) -> Cache:
         """Returns an empty cache for `rows` rows of at most `length` tokens."""
@@ -116,12 +117,13 @@ class Trunk(nnx.Module):
         self,
         x: Float[Array, 'B L D'],
         span: Int[Array, 'B L 2'],
-        position: Int[Array, 'B L'],
+        position: Int[Array, 'B L *axes'],
         cache: Cache,
         *,
         media: Float[Array, 'B T E'] | None = None,
         media_span: Int[Array, 'B L 2'] | None = None,
         expert: Int[Array, 'B L'] | None = None,
+        deep: Float[Array, 'G B L D'] | None = None,
     ) -> tuple[Float[Array, 'B L D'], Cache]:
         """Reads a prompt: returns what __call__ does, and the cache with places 0..L-1 written, media too."""
         kept = None
@@ -129,14 +131,16 @@ class Trunk(nnx.Module):
             # Computed here for all inserted blocks, so that a step reads them and never sees the media again.
             kept = jax.lax.scan(lambda _, block: (None, block.keys_values(media)), None, self.xattn)[1]
             kept = jax.tree.map(lambda x: x.astype(cache.text.k.dtype), kept)
-        hidden, text = self._fold(x, span, position, text=cache.text, kept=kept, media_span=media_span, expert=expert)
+        hidden, text = self._fold(
+            x, span, position, text=cache.text, kept=kept, media_span=media_span, expert=expert, deep=deep
+        )
         return hidden, Cache(text, kept)
 
     def step(
         self,
         x: Float[Array, 'B L D'],
         span: Int[Array, 'B L 2'],
-        position: Int[Array, 'B L'],
+        position: Int[Array, 'B L *axes'],
         write: Int[Array, 'B'],
         cache: Cache,
         *,
@@ -149,7 +153,18 @@ class Trunk(nnx.Module):
         return hidden, Cache(text, cache.media)
 
     def _fold(
-        self, x, span, position, *, text=None, write=None, kept=None, media=None, media_span=None, expert=None
+        self,
+        x,
+        span,
+        position,
+        *,
+        text=None,
+        write=None,
+        kept=None,
+        media=None,
+        media_span=None,
+        expert=None,
+        deep=None,
     ) -> tuple[Array, KeyValue | None]:
         x = self.enter(x, position)
         place = None if write is None else write[:, None] + jnp.arange(x.shape[1])
@@ -166,7 +181,9 @@ class Trunk(nnx.Module):
                 look = lambda x: part(x, kv, media_span)
             x = x if look is None or self.inside else look(x)
             between = look if self.inside else None
-            return block(x, span, turn, remember=remember, place=place, between=between, expert=expert, bias=bias)
+            more = dict(between=between, expert=expert, bias=bias)
+            x, kept = block(x, span, turn, remember=remember, place=place, **more)
+            return (x if deep is None else deepened(x, deep, layer)), kept
 
         if self.xattn is None or (self.inside and media is None and kept is None):
             x, text = stack.run(body, (x, text), self.blocks, policy=self.remat)
@@ -195,3 +212,9 @@ class Trunk(nnx.Module):
 def _own(span: Array, place: Array | None) -> Array:
     """Returns which key is each query's own: query l's is key l where `place` says nothing."""
     return jnp.arange(span.shape[1])[None] if place is None else place
+
+
+def deepened(x: Float[Array, 'B L D'], deep: Float[Array, 'G B L D'], layer: Int[Array, '']) -> Float[Array, 'B L D']:
+    """Returns x with deep[layer] added, where there is one for this layer (DeepStack)."""
+    more = jax.lax.dynamic_index_in_dim(deep, jnp.minimum(layer, len(deep) - 1), 0, keepdims=False)
+    return x + jnp.where(layer < len(deep), more, 0).astype(x.dtype)

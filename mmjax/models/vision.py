@@ -77,6 +77,7 @@ class Vit(nnx.Module):
         relative: str = ''  # a number for each offset of two patches is added to scores: '', 'shared' by blocks, 'own'
         mask: bool = False  # a learned token for the places of hidden patches
         sincos: bool = False  # the table begins as sines and cosines of rows and columns, to be frozen (see `sincos`)
+        position_grid: tuple[int, int] | None = None  # of the table, resized to that of the picture; None: the same
         cls: bool = False  # a learned token in front of the patches, with position 0
         pre_norm: Norm.Config | None = None  # before the first block
         norm: Norm.Config | None = dataclasses.field(default_factory=Norm.Config)  # after the last
@@ -134,7 +135,8 @@ class Vit(nnx.Module):
         self.patch = Linear(c.film * side * side * channels[-1], c.width, bias=c.patch_bias, spec=w_LD, rngs=rngs)
         self.cls = parameter(normal(rngs.params(), (c.width,), 0.02), b_D) if c.cls else None
         self.mask = parameter(normal(rngs.params(), (c.width,), 0.02), b_D) if c.mask else None
-        places = Learned.Config(length=c.grid[0] * c.grid[1] + c.cls, std=c.position_std)
+        self.cells, self.grid = tuple(c.position_grid or c.grid), c.grid
+        places = Learned.Config(length=self.cells[0] * self.cells[1] + c.cls, std=c.position_std)
         self.position = places.build(c.width, rngs=rngs) if c.table else None
         if c.sincos:
             self.position.table.set_value(sincos(c.grid, c.width, extra=int(c.cls)))
@@ -193,7 +195,8 @@ class Vit(nnx.Module):
         if self.cls is not None:
             x = jnp.concatenate([sharding.broadcast_rows(self.cls[...][None], x.shape[0]), x], axis=1)
         if self.position is not None:
-            x = x + sharding.place(self.position.table[...], P())
+            places = sharding.place(self.position.table[...], P())
+            x = x + resized(places, self.cells, self.grid, extra=int(self.cls is not None))
         return x if self.pre_norm is None else self.pre_norm(x)
 
     def encode(
@@ -293,6 +296,18 @@ def windows(
     x = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
     steps = range(2 * reach + 1)
     return jnp.concatenate([x[:, i : i + rows, j : j + columns] for i in steps for j in steps], axis=-1)
+
+
+def resized(
+    table: Float[Array, 'L D'], old: tuple[int, int], new: tuple[int, int], *, extra: int = 0
+) -> Float[Array, 'P D']:
+    """Returns a position table for another grid: `resize_positions`, inside of a program."""
+    if old == new:
+        return table
+    rows, columns = (jnp.asarray(_resize_matrix(o, n, 'bicubic'), jnp.float32) for o, n in zip(old, new, strict=True))
+    body = table[extra:].astype(jnp.float32).reshape(*old, -1)
+    out = jnp.einsum('ir,jc,rcD->ijD', rows, columns, body).reshape(new[0] * new[1], -1)
+    return jnp.concatenate([table[:extra], out.astype(table.dtype)])
 
 
 def resize_positions(

@@ -7,6 +7,7 @@ D width, V vocabulary.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -15,8 +16,11 @@ from jaxtyping import Array, Float, Int
 from mmjax.batch import Batch, MediaSpec
 from mmjax.models import connector
 from mmjax.models.decoder import Cache, Decoder
+from mmjax.models.deepstack import DeepStack
 from mmjax.models.fusion import CrossAttention, Splice, splice
 from mmjax.models.gated import GatedConnector
+from mmjax.models.grid_resampler import GridResampler
+from mmjax.models.native import NativeVit
 from mmjax.models.patches import Patches
 from mmjax.models.qformer import Qformer
 from mmjax.models.reader import Reader
@@ -24,10 +28,10 @@ from mmjax.models.resampler import Resampler
 from mmjax.models.seq2seq import Seq2seq
 from mmjax.models.state import StateVector
 from mmjax.models.vision import Vit
-from mmjax.nn.layers import Unembedding
-from mmjax.sharding import reshape_rows
+from mmjax.nn.layers import Unembedding, normal, parameter
+from mmjax.sharding import b_D, broadcast_rows, reshape_rows
 
-Encoder = Vit.Config | Patches.Config
+Encoder = Vit.Config | Patches.Config | NativeVit.Config
 Connector = (
     connector.Linear.Config
     | connector.Mlp.Config
@@ -36,6 +40,8 @@ Connector = (
     | GatedConnector.Config
     | Reader.Config
     | Qformer.Config
+    | GridResampler.Config
+    | DeepStack.Config
 )
 
 
@@ -50,25 +56,33 @@ class Vlm(nnx.Module):
         state: StateVector.Config | None = None
         fusion: Splice.Config | CrossAttention.Config = dataclasses.field(default_factory=Splice.Config)
         frames: int = 1  # the most frames of one medium
+        per_second: float = 0.0  # positions of time a second of video, where positions have three axes
+        newline: bool = False  # each medium has one token more, learned, that ends the rows of tiled pictures
 
         def media_spec(self) -> MediaSpec:
             """Returns all that the data side needs to know of the model."""
             state_width = self.state.size if self.state else 0
+            axes = len(getattr(self.decoder.position, 'sections', ())) or 1
             in_sequence = isinstance(self.fusion, Splice.Config)
             if self.encoder is None:
-                return MediaSpec(in_sequence=in_sequence, state_width=state_width)
+                return MediaSpec(in_sequence=in_sequence, state_width=state_width, axes=axes)
             token_rows, token_columns = self.token_grid(self.frames, *self.encoder.grid)
             return MediaSpec(
                 height=self.encoder.size[0],
                 width=self.encoder.size[1],
                 frames=self.frames,
                 patch=self.encoder.patch,
-                tokens=token_rows * token_columns,
+                tokens=token_rows * token_columns + self.newline,
+                newline=self.newline,
+                axes=axes,
                 grid=self.token_grid,
                 in_sequence=in_sequence,
                 varying=self.varying,
                 state_width=state_width,
                 ends=getattr(self.connector, 'ends', 0),
+                multiple=self.squares,
+                temporal=self.temporal,
+                per_second=self.per_second,
                 experts=self.decoder.block.expert is not None,
                 beside=self.words,
                 beside_vocab=getattr(self.connector, 'words_vocab', 0),
@@ -81,7 +95,7 @@ class Vlm(nnx.Module):
 
         def token_grid(self, frames: int, patch_rows: int, patch_columns: int) -> tuple[int, int]:
             """Returns the rows and columns of the tokens that a medium of so many frames and patches gives."""
-            features = patch_rows, patch_columns
+            frames, features = -(-frames // self.temporal), (patch_rows, patch_columns)
             if self.extra_features:
                 features = 1, patch_rows * patch_columns + self.extra_features
             if self.connector is not None:
@@ -96,7 +110,17 @@ class Vlm(nnx.Module):
         @property
         def varying(self) -> bool:
             """Says whether pictures keep their aspect."""
-            return isinstance(self.encoder, Patches.Config) and self.encoder.varying
+            return isinstance(self.encoder, Patches.Config | NativeVit.Config) and self.encoder.varying
+
+        @property
+        def squares(self) -> int:
+            """Side of the squares in whose order the encoder gives features; 1: they come row by row."""
+            return self.encoder.merge if isinstance(self.encoder, NativeVit.Config) else 1
+
+        @property
+        def temporal(self) -> int:
+            """Frames that one feature stands for."""
+            return self.encoder.temporal if isinstance(self.encoder, NativeVit.Config) else 1
 
         @property
         def extra_features(self) -> int:
@@ -108,12 +132,15 @@ class Vlm(nnx.Module):
             return Vlm(self, rngs=rngs)
 
     def __init__(self, c: Config, *, rngs: nnx.Rngs):
-        if c.varying and c.frames > 1:
+        if c.varying and c.frames > 1 and isinstance(c.encoder, Patches.Config):
             raise ValueError(
                 f'frames={c.frames} with pictures of varying size: set Patches.Config.varying=False for videos'
             )
-        if c.varying and getattr(c.connector, 'merge', 1) > 1:
-            raise ValueError('pictures of varying size cannot be merged by squares: set Patches.Config.varying=False')
+        if c.varying and getattr(c.connector, 'merge', 1) != c.squares:
+            raise ValueError(
+                f'pictures of varying size give squares of side {c.squares}, which a connector with merge '
+                f'{getattr(c.connector, "merge", 1)} cannot merge: set merge to it, or use an encoder of fixed size'
+            )
         if isinstance(c.connector, Resampler.Config) and c.connector.order:
             raise ValueError(
                 "Resampler.Config.order numbers a document's media, which packed rows do not carry: set it to 0"
@@ -124,12 +151,20 @@ class Vlm(nnx.Module):
                 'the decoder of a Seq2seq looks at its encoder, not at media: set Vlm.Config.fusion to Splice, and '
                 'media stand among the words of the input'
             )
+        if c.newline and isinstance(c.fusion, CrossAttention.Config):
+            raise ValueError(
+                'Vlm.Config.newline ends rows of tiles among the words: set fusion to Splice, or newline to False'
+            )
         if c.decoder.block.expert and isinstance(c.fusion, CrossAttention.Config):
             raise ValueError(
                 'Block.Config.expert reads media that stand among the words, and cross-attention puts none there: '
                 'set Vlm.Config.fusion to Splice or expert to None'
             )
-        self.extra_features, self.words = c.extra_features, c.words
+        self.extra_features, self.words, self.squares = c.extra_features, c.words, c.squares
+        self.temporal = c.temporal
+        self.varying, self.deep = c.varying, getattr(c.connector, 'levels', 0)
+        if self.deep and (c.state or c.newline):
+            raise ValueError('DeepStack with states or Vlm.Config.newline: those enter at one depth only')
         crossing = c.fusion if isinstance(c.fusion, CrossAttention.Config) else None
         # Among text, media are as wide as text; looked at through cross-attention, they keep the encoder's width.
         width = None if crossing else c.decoder.width
@@ -141,6 +176,7 @@ class Vlm(nnx.Module):
                 f'media tokens of width {self.media_width} cannot stand among text of width {width}; '
                 'choose a connector in Vlm.Config'
             )
+        self.newline = parameter(normal(rngs.params(), (self.media_width,), 0.02), b_D) if c.newline else None
         self.state = c.state.build(self.media_width, rngs=rngs) if c.state else None
         cross = dict(cross=crossing.block, every=crossing.every, first=crossing.start) if crossing else {}
         cross = {} if encodes else {**cross, 'media_width': self.media_width}
@@ -157,16 +193,21 @@ class Vlm(nnx.Module):
         return jnp.concatenate(parts, axis=1) if parts else None
 
     def _pictures(self, batch: Batch) -> Float[Array, 'B MP D']:
-        b, m, t = batch.pixels.shape[:3]
         size = batch.media_size
         features = self.encoder(batch.pixels, size)
-        n = features.shape[3]
+        b, m, t, n = features.shape[:4]
         x = reshape_rows(features, (b * m, t * n, features.shape[4]))
         if self.connector is not None:
+            steps = -(-size[..., 0] // self.temporal)
             per_frame = size[..., 1] * size[..., 2] + self.extra_features
             words = None if batch.words is None else reshape_rows(batch.words, (b * m, batch.words.shape[2]))
             read = (words,) if self.words else ()
-            x = self.connector(x, reshape_rows(size[..., 0] * per_frame, (b * m,)), *read)
+            x = self.connector(x, reshape_rows(steps * per_frame, (b * m,)), *read)
+            if self.varying and t > 1:
+                x = together(x, reshape_rows(per_frame // self.squares**2, (b * m,)), t)
+        if self.newline is not None:
+            end = broadcast_rows(self.newline[...][None].astype(x.dtype), b * m)
+            x = jnp.concatenate([x, end], axis=1)
         x = reshape_rows(x, (b, m, *x.shape[1:]))
         # A medium that is not there gives zeros, whatever biases and latents made of its blank pixels.
         x = jnp.where((size[..., 0] > 0)[..., None, None], x, 0)
@@ -174,8 +215,8 @@ class Vlm(nnx.Module):
 
     def __call__(self, batch: Batch) -> Float[Array, 'B L D']:
         """Returns the hidden states after the last norm."""
-        x, media, media_span = self._fused(batch)
-        return self.decoder(x, batch.span, batch.position, media=media, media_span=media_span, expert=batch.expert)
+        x, beside = self._fused(batch)
+        return self.decoder(x, batch.span, batch.position, expert=batch.expert, **beside)
 
     def logits(self, hidden: Float[Array, 'B L D']) -> Float[Array, 'B L V']:
         """Returns float32 scores of the next token; those of the vocabulary's padding are -inf."""
@@ -191,16 +232,14 @@ class Vlm(nnx.Module):
 
     def prefill(self, batch: Batch, cache: Cache) -> tuple[Float[Array, 'B L D'], Cache]:
         """Reads prompts: returns what __call__ does, and the cache with places 0..L-1 of every row written."""
-        x, media, media_span = self._fused(batch)
-        return self.decoder.prefill(
-            x, batch.span, batch.position, cache, media=media, media_span=media_span, expert=batch.expert
-        )
+        x, beside = self._fused(batch)
+        return self.decoder.prefill(x, batch.span, batch.position, cache, expert=batch.expert, **beside)
 
     def step(
         self,
         tokens: Int[Array, 'B L'],
         span: Int[Array, 'B L 2'],
-        position: Int[Array, 'B L'],
+        position: Int[Array, 'B L *axes'],
         write: Int[Array, 'B'],
         media_span: Int[Array, 'B L 2'] | None,
         cache: Cache,
@@ -211,18 +250,37 @@ class Vlm(nnx.Module):
         x = self.decoder.embed_tokens(tokens)
         return self.decoder.step(x, span, position, write, cache, media_span=media_span)
 
-    def _fused(self, batch: Batch) -> tuple[Array, Array | None, Array | None]:
-        """Returns what enters the decoder: embedded tokens, and media with their spans where the text looks at them."""
+    def _fused(self, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        """Returns what enters the decoder: embedded tokens; and what its layers get besides.
+
+        That is media with their spans where the text looks at them, and what is added to tokens within the layers.
+        """
         text, media = self.decoder.embed_tokens(batch.tokens), self.media(batch)
         if not self.crossing:
             # Of a Seq2seq, the decoder's tokens look at places of the row.
-            return (text if media is None else splice(text, media, batch.slot)), None, batch.media_span
+            beside = {} if batch.media_span is None else dict(media_span=batch.media_span)
+            if media is None:
+                return text, beside
+            own, *deep = jnp.split(media, 1 + self.deep, axis=-1)
+            more = [splice(jnp.zeros_like(text), part, batch.slot) for part in deep]
+            return splice(text, own, batch.slot), beside | (dict(deep=jnp.stack(more)) if more else {})
         span = batch.media_span
         if media is None or span is None:
             # Nothing to see, but the blocks' feed-forward halves still work: one blank token that no span reaches.
             media = jnp.zeros_like(text[:, :1], shape=(text.shape[0], 1, self.media_width))
             span = jnp.zeros_like(batch.span)
-        return text, media, span
+        return text, dict(media=media, media_span=span)
+
+
+def together(x: Float[Array, 'N P D'], count: Int[Array, 'N'], frames: int) -> Float[Array, 'N P D']:
+    """Moves the tokens of all frames of a medium, `count` at the front of each frame, to its front without gaps.
+
+    count 2, frames of 3      a b . c d .   ->   a b c d . .
+    """
+    most, p = x.shape[1] // frames, jnp.arange(x.shape[1])
+    one = jnp.maximum(count, 1)[:, None]
+    index = jnp.minimum(p // one * most + p % one, p[-1])
+    return jax.vmap(lambda x, i: x[i])(x, index)
 
 
 def _vision(c: Vlm.Config, width: int | None, rngs: nnx.Rngs) -> tuple[nnx.Module | None, nnx.Module | None]:
@@ -233,4 +291,5 @@ def _vision(c: Vlm.Config, width: int | None, rngs: nnx.Rngs) -> tuple[nnx.Modul
     encoder = c.encoder.build(width=c.decoder.width, rngs=rngs) if varying else c.encoder.build(rngs=rngs)
     if c.connector is None:
         return encoder, None
-    return encoder, c.connector.build(encoder.width, width, frames=c.frames, features=c.encoder.grid, rngs=rngs)
+    features = c.encoder.grid if c.squares == 1 else None
+    return encoder, c.connector.build(encoder.width, width, frames=c.frames, features=features, rngs=rngs)

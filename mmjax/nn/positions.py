@@ -64,6 +64,10 @@ class Rotary(nnx.Module):
         decay: float | None = (
             None  # xPos (512): the distance at which each pair has decayed by its base; None: no decay
         )
+        # Pairs that turn by each axis of positions [B, L, 3] (time, row, column): the first so many by time and so on,
+        # or, `mixed`, time, row, column in turn while an axis has pairs left, and by time the rest.
+        sections: tuple[int, ...] = ()
+        mixed: bool = False
 
         def build(self, head_width: int) -> 'Rotary':
             """Builds the part for heads of the given width."""
@@ -73,20 +77,41 @@ class Rotary(nnx.Module):
         self.width = int(head_width * c.fraction)
         if self.width % 2:
             raise ValueError(f'rotary pairs: {c.fraction} of head width {head_width} is {self.width}, which is odd')
+        if c.sections and sum(c.sections) != self.width // 2:
+            raise ValueError(f'Rotary.Config.sections {c.sections} are not the {self.width // 2} pairs of a head')
+        self.axis = axes_of_pairs(tuple(c.sections), c.mixed) if c.sections else None
         self.theta, self.factor, self.decay, self.interleaved = c.theta, c.factor, c.decay, c.interleaved
 
-    def __call__(self, position: Int[Array, 'B L']) -> Turn:
-        """Makes the tables for the tokens of a batch, in float32.
-
-        Positions of several axes, [B, L, 3], belong here: give each pair its axis before the product.
-        """
+    def __call__(self, position: Int[Array, 'B L *axes']) -> Turn:
+        """Makes the tables for the tokens of a batch, in float32."""
+        if (position.ndim == 3) != (self.axis is not None):
+            raise ValueError(
+                f'positions {position.shape} for Rotary.Config.sections {"set" if self.axis else "unset"}: sections '
+                'turn by positions [B, L, axes], others by [B, L]; was the layout built for this model?'
+            )
         pair = jnp.arange(0, self.width, 2, dtype=jnp.float32)
-        place = position.astype(jnp.float32)[..., None] / self.factor
+        place = position.astype(jnp.float32) / self.factor
+        place = place[..., None] if self.axis is None else place[..., jnp.asarray(self.axis)]
         angle = place * self.theta ** (-pair / self.width)
         gain = None
         if self.decay is not None:
             gain = ((pair + 0.4 * self.width) / (1.4 * self.width)) ** (place / self.decay)
         return Turn(jnp.cos(angle), jnp.sin(angle), gain, self.interleaved)
+
+
+def axes_of_pairs(sections: tuple[int, ...], mixed: bool) -> tuple[int, ...]:
+    """Returns the axis by which each pair turns.
+
+    sections 3 2 1      0 0 0 1 1 2        mixed      0 1 2 0 1 0
+    """
+    if not mixed:
+        return tuple(axis for axis, count in enumerate(sections) for _ in range(count))
+    found = [0] * sum(sections)
+    for axis, count in enumerate(sections[1:], start=1):
+        found[axis : count * len(sections) : len(sections)] = [axis] * len(
+            found[axis : count * len(sections) : len(sections)]
+        )
+    return tuple(found)
 
 
 class Sinusoidal(nnx.Module):

@@ -75,11 +75,13 @@ def clip_table(c: Pair.Config) -> Table:
 
 def siglip_vision(public: Mapping[str, Any], **ours: Any) -> Vit.Config:
     """Returns our config of a SigLIP vision tower, its attention pool included where it has one."""
+    # So400m has patches of 14 in pictures of 384 pixels; the last six are never read.
+    side, patch = public.get('image_size', 224), public.get('patch_size', 16)
     block = _block(public, width=3072, heads=12, act='gelu_pytorch_tanh', eps=1e-6)
     pool = Pool.Config(attn=block.attn, mlp=block.mlp, norm=block.norm)
     return Vit.Config(
-        size=(public.get('image_size', 224),) * 2,
-        patch=public.get('patch_size', 16),
+        size=(side - side % patch,) * 2,
+        patch=patch,
         width=_width(public, 768),
         depth=public.get('num_hidden_layers', 12),
         block=block,

@@ -58,7 +58,7 @@ def table(c: Vlm.Config, layout: str = 'hub') -> Table:
     )
     return (
         llama.table(c.decoder, body, head).under('decoder/', '')
-        + clip.vision_table(c.encoder).under('encoder/', tower)
+        + (clip.vision_table if c.encoder.cls else clip.siglip_vision_table)(c.encoder).under('encoder/', tower)
         + Table(maps)
     )
 

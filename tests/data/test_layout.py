@@ -82,6 +82,30 @@ def test_experts_and_ends_of_a_picture():
     assert batch.slot[0].tolist() == [0, 1, 2, 3, -1, -1, 4, 5, 6, 7, -1, -1, -1, -1]
 
 
+NATIVE = MediaSpec(
+    height=8, width=8, frames=4, patch=2, tokens=8, grid=lambda t, r, c: (-(-t // 2) * r // 2, c // 2),
+    varying=True, multiple=2, temporal=2, axes=3, per_second=2.0,
+)  # fmt: skip
+
+
+def test_positions_of_three_axes():
+    frame = Image(np.zeros((4, 9, 3), np.uint8))
+    video = Video((frame,) * 3, (0.0, 0.5, 1.0))
+    layout = build(NATIVE, fit='whole', max_tokens=16, max_media=2)
+    ((batch, _),) = finite(layout(Document([frame, Text('ab'), video, Text('c')])), layout, 1)
+    check(batch, layout.tokenizer.size, NATIVE)
+    assert batch.media_size[0].tolist() == [[1, 2, 4], [3, 2, 4]]
+    assert batch.slot[0, :9].tolist() == [0, 1, -1, -1, 8, 9, 10, 11, -1]
+    # Two frames are a second, which is two positions.
+    assert batch.position[0, :9].T.tolist() == [
+        [0, 0, 2, 3, 4, 4, 6, 6, 7],
+        [0, 0, 2, 3, 4, 4, 4, 4, 7],
+        [0, 1, 2, 3, 4, 5, 4, 5, 7],
+    ]
+    with pytest.raises(ValueError, match='three axes'):
+        build(NATIVE, fit='whole', image=ImageFormat(row_end='<r>'), special=('<image>', '<r>'))
+
+
 def test_two_way_prompt():
     layout = build(two_way_prompt=True)
     document = Document([PICTURE, Text('q', weight=0.0), Text('xy')])

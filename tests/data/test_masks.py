@@ -23,6 +23,15 @@ def test_two_way_prompt():
     assert draw(masks.two_way_prompt(masks.causal(5), 3), 5) == ['111..', '111..', '111..', '1111.', '11111']
 
 
+def test_positions_of_rows_and_columns():
+    found = masks.grid_positions(
+        11, np.array([[1, 7], [8, 10]]), np.array([[1, 3], [2, 1]]), [np.array([0, 5]), np.array([0])]
+    )
+    assert found[:, 0].tolist() == [0, 1, 1, 1, 6, 6, 6, 7, 8, 8, 10]
+    assert found[:, 1].tolist() == [0, 1, 1, 1, 1, 1, 1, 7, 8, 9, 10]
+    assert found[:, 2].tolist() == [0, 1, 2, 3, 1, 2, 3, 7, 8, 8, 10]
+
+
 def test_experts_read_media_but_the_last_token_of_each():
     slot = np.array([-1, 0, 1, 2, -1, 5, -1, 6, 7])
     assert masks.experts(slot).tolist() == [0, 1, 1, 0, 0, 0, 0, 1, 0]

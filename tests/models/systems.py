@@ -17,8 +17,10 @@ from mmjax.data import masks
 from mmjax.models.connector import AttentionPool, Linear
 from mmjax.models.connector import Mlp as MlpConnector
 from mmjax.models.decoder import Decoder
+from mmjax.models.deepstack import DeepStack
 from mmjax.models.fusion import CrossAttention, Splice
 from mmjax.models.gated import GatedConnector
+from mmjax.models.native import NativeVit
 from mmjax.models.patches import Patches
 from mmjax.models.resampler import Resampler
 from mmjax.models.state import StateVector
@@ -29,6 +31,7 @@ from mmjax.nn.block import Block, CrossBranch, GatedBlock
 from mmjax.nn.expert import Expert
 from mmjax.nn.layers import Norm
 from mmjax.nn.mlp import Mlp
+from mmjax.nn.positions import Rotary
 from mmjax.objectives.next_token import next_token
 from mmjax.params import Skeleton, flatten
 
@@ -61,6 +64,12 @@ CONNECTORS = {
     'pool': AttentionPool.Config(attn=BIASED, queries=3, unit=True),
     'resampler': Resampler.Config(attn=Attention.Config(heads=2, head_width=4), queries=2, depth=2),
 }
+NATIVE = NativeVit.Config(
+    patch=2, grid=(4, 8), width=WIDTH, depth=2, block=BLOCK, deep=(0,), window=1, full=(1,), norm=Norm.Config()
+)
+MAPS = MlpConnector.Config(merge=2)
+DEEP = DeepStack.Config(first=MAPS, deep=MAPS, levels=1)
+AXES = dataclasses.replace(DECODER, position=Rotary.Config(sections=(1, 1, 0)))
 ENDS = GatedConnector.Config(hidden=12, ends=1)
 EXPERT = dataclasses.replace(
     DECODER,
@@ -139,6 +148,7 @@ def lay(
             span[b, own], position[b, own] = np.stack([own * 0 + start, own + 1], axis=-1), own - start
             expert[b, own] = masks.experts(slot[b, own])
             weight[b, own[:-1]] = tokens[b, own[1:]] != PLACEHOLDER
+    position = np.stack([position] * spec.axes, axis=-1) if spec.axes > 1 else position
     spans = dict(expert=expert) if spec.experts else {}
     spans |= dict(slot=slot) if spec.in_sequence else dict(media_span=looks)
     return Batch(tokens, weight, span, position, pixels=pixels, media_size=size, states=vectors, **spans)
@@ -146,7 +156,8 @@ def lay(
 
 def sizes(c: Vlm.Config, seed: int, frames: int) -> tuple[int, int, int]:
     """Returns the frames, rows and columns of patches of a picture: pictures of varying size take turns."""
-    return (frames, *((2, 2) if seed % 2 else (1, 3))) if c.varying else (frames, *c.encoder.grid)
+    odd, even = ((2, 2), (2, 4)) if c.squares > 1 else ((2, 2), (1, 3))
+    return (frames, *(odd if seed % 2 else even)) if c.varying else (frames, *c.encoder.grid)
 
 
 @jit

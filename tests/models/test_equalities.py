@@ -44,6 +44,9 @@ def test_a_document_does_not_touch_its_neighbours(fusion):
 
 SYSTEMS = {
     **{fusion: system('vit', 'mlp', fusion) for fusion in FUSIONS},
+    'deep': dataclasses.replace(
+        system(decoder=systems.AXES), encoder=systems.NATIVE, connector=systems.DEEP, state=None
+    ),
     'expert': dataclasses.replace(system(decoder=systems.EXPERT), connector=systems.ENDS),
 }
 

@@ -186,3 +186,11 @@ def test_a_token_that_sees_no_media_gets_none_not_even_a_bias():
     unseen = np.array([0, 2, 3])
     np.testing.assert_allclose(got[:, unseen], alone[:, unseen], atol=1e-6)
     assert np.abs(got[:, 1] - alone[:, 1]).max() > 0.01
+
+
+def test_layer_scale_multiplies_both_branches():
+    block, x = made(dataclasses.replace(BLOCK, layer_scale=0.1)), array(2, 4, WIDTH)
+    attn = lambda h: block.attn_scale[...] * block.attn(h, block.attn.keys_values(h), SPAN)
+    y = x + attn(block.attn_norm(x))
+    y = y + block.mlp_scale[...] * block.mlp(block.mlp_norm(y))
+    np.testing.assert_allclose(block(x, SPAN)[0], y, rtol=1e-5, atol=1e-6)

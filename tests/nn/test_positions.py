@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from mmjax import sharding
-from mmjax.nn.positions import GridOffsets, Learned, Relative, Rotary, Sinusoidal, offsets, rotate
+from mmjax.nn.positions import GridOffsets, Learned, Relative, Rotary, Sinusoidal, axes_of_pairs, offsets, rotate
 
 RNG = np.random.default_rng(0)
 POSITION = jnp.array([[0, 1, 2, 3, 4], [7, 0, 1, 50, 9]])
@@ -138,3 +138,24 @@ def test_numbers_of_offsets_lie_by_head_query_and_key():
     np.testing.assert_array_equal(part()[0, 1], [[11, 7, 7], [9, 3, 1], [9, 5, 3]])
     with pytest.raises(ValueError, match='none or one token'):
         GridOffsets.Config(grid=(1, 2), extra=2).build(2, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    'sections, mixed, axes',
+    [((3, 2, 1), False, (0, 0, 0, 1, 1, 2)), ((3, 2, 1), True, (0, 1, 2, 0, 1, 0)), ((2, 1, 1), True, (0, 1, 2, 0))],
+)
+def test_axes_of_pairs(sections, mixed, axes):
+    assert axes_of_pairs(sections, mixed) == axes
+
+
+def test_positions_of_three_axes_turn_their_own_pairs():
+    rotary, plain = Rotary.Config(sections=(2, 1, 1)).build(8), Rotary.Config().build(8)
+    place = jnp.array([[0, 3, 7]])
+    same = rotary(jnp.stack([place] * 3, axis=-1))
+    np.testing.assert_array_equal(same.cos, plain(place).cos)
+    rows = rotary(jnp.stack([place, place + 1, place], axis=-1))
+    assert (rows.sin != same.sin).any(axis=(0, 1)).tolist() == [False, False, True, False]
+    with pytest.raises(ValueError, match='sections'):
+        rotary(place)
+    with pytest.raises(ValueError, match='are not the 4 pairs'):
+        Rotary.Config(sections=(2, 2, 1)).build(8)

@@ -24,6 +24,7 @@ import composed
 import crossed
 import jax
 import languages
+import native
 import spliced
 import towers
 from harness import Result
@@ -57,20 +58,28 @@ CASES: dict[str, Callable[[Reference], Result]] = {
     'InstructBlipForConditionalGeneration': blip.run_blip2,
     'InstructBlipVideoForConditionalGeneration': blip.run_blip2,
     'Kosmos2ForConditionalGeneration': cases.run_kosmos2,
+    'InternVLForConditionalGeneration': spliced.run_internvl,
     'LlamaForCausalLM': cases.language_model(llama.config, llama.table),
     'LlavaForConditionalGeneration': cases.run_llava,
     'OPTForCausalLM': cases.language_model(opt.config, opt.table),
+    'LlavaNextForConditionalGeneration': spliced.run_llava_next,
+    'LlavaOnevisionForConditionalGeneration': spliced.run_llava_next,
     'PaLME': composed.searched(composed.run_palme),
+    'PaliGemmaForConditionalGeneration': spliced.run_paligemma,
     'PerceiverResampler': crossed.run_resampler,
     'PersimmonForCausalLM': cases.language_model(fuyu.decoder, fuyu.decoder_table),
     'Qwen2ForCausalLM': cases.language_model(qwen.qwen2, qwen.table),
     'Qwen3ForCausalLM': cases.language_model(qwen.qwen3, qwen.table),
+    'Qwen2_5_VLForConditionalGeneration': native.run_qwen2_5,
+    'Qwen3VLForConditionalGeneration': native.run_qwen3,
+    'QWenLMHeadModel': spliced.run_qwen_vl,
     'Shikra': composed.searched(composed.run_shikra),
     'SiglipModel': cases.run_siglip,
     'Stage1': blip.run_stage_one,
     'TB': blip.run_textbind,
     'T5ForConditionalGeneration': languages.run_t5,
     'ViTMAEForPreTraining': towers.run_mae,
+    'SmolVLMForConditionalGeneration': spliced.run_smolvlm,
 }
 
 

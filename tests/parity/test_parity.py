@@ -53,6 +53,15 @@ NAMES = [
     'instructblipvideo',
     'textbind_compose',
     'lavis_qformer_stage1',
+    'qwen2_5_vl',
+    'qwen2_5_vl_video',
+    'qwen3_vl',
+    'llava_next',
+    'llava_onevision',
+    'qwen_vl',
+    'paligemma',
+    'smolvlm',
+    'internvl',
 ]
 
 

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from mmjax.weights import cogvlm, llama, shapes, to_ours, to_public
+from mmjax.weights import cogvlm, internvl, llama, llava_next, paligemma, qwen_vl, shapes, smolvlm, to_ours, to_public
 
 TEXT = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4, vocab_size=128)
 GROUPED = {**TEXT, 'num_key_value_heads': 2}
@@ -14,6 +14,14 @@ COGVLM = dict(
         hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_heads=2, image_size=8, patch_size=2
     ),
 )
+VISION = dict(
+    hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4
+)
+SPLICED = dict(text_config={**GROUPED, 'head_dim': 4}, vision_config=VISION)
+QWEN_VL = {
+    **TEXT,
+    'visual': dict(heads=2, width=12, layers=2, mlp_ratio=2.0, patch_size=4, image_size=8, output_dim=256, n_queries=4),
+}
 # Layout: its module, a config.json, some public names with their shapes.
 LAYOUTS = {
     'cogvlm': (
@@ -25,6 +33,23 @@ LAYOUTS = {
         cogvlm,
         {**COGVLM, 'num_multi_query_heads': 2},
         {'model.vision.conv.weight': (12, 12, 2, 2), 'model.vision.linear_proj.linear_proj.weight': (16, 12)},
+    ),
+    'qwen_vl': (
+        qwen_vl,
+        QWEN_VL,
+        {'transformer.visual.positional_embedding': (256, 12), 'transformer.h.1.mlp.w2.weight': (12, 16)},
+    ),
+    'paligemma': (paligemma, SPLICED, {'language_model.model.layers.2.mlp.up_proj.weight': (24, 16)}),
+    'llava_next': (
+        llava_next,
+        {**SPLICED, 'image_grid_pinpoints': [[8, 16], [80, 80]]},
+        {'image_newline': (16,), 'language_model.lm_head.weight': (128, 16)},
+    ),
+    'smolvlm': (smolvlm, SPLICED, {'model.connector.modality_projection.proj.weight': (16, 48)}),
+    'internvl': (
+        internvl,
+        SPLICED,
+        {'vision_tower.encoder.layer.1.lambda_2': (12,), 'multi_modal_projector.layer_norm.bias': (48,)},
     ),
 }
 
