@@ -23,6 +23,7 @@ from mmjax.models.vlm import Vlm
 from mmjax.nn.attention import Attention
 from mmjax.nn.block import Block
 from mmjax.nn.mlp import Mlp
+from mmjax.objectives.next_token import NextToken
 
 CODEC = Numbers(bins=True, steps=16, last=15, box='<loc_{x0}><loc_{y0}><loc_{x1}><loc_{y1}>')
 SPECIAL = ('<image>', '</s>', *CODEC.special_tokens())
@@ -114,7 +115,7 @@ def test_loss_of_a_model_that_knows_nothing():
     model = jax.tree.map(jnp.zeros_like, build(run))
     layout = run.layout.build(run.model.media_spec())
     documents = evaluate.read(EVALS[0].source, None, 4, evaluate.Counter())
-    found = evaluate.losses('x', documents, layout, model)
+    found = evaluate.losses('x', documents, layout, model, NextToken())
     assert found['x_loss'] == pytest.approx(math.log(VOCAB), rel=1e-5) and found['x_perplexity'] == pytest.approx(
         VOCAB, rel=1e-4
     )
