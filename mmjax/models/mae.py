@@ -74,7 +74,7 @@ class Mae(nnx.Module):
         hidden = jnp.broadcast_to(hidden, (x.shape[0], order.shape[1] - visible, x.shape[2])).astype(x.dtype)
         body = take(jnp.concatenate([x[:, head:], hidden], axis=1), jnp.argsort(order, axis=1))
         x = jnp.concatenate([x[:, :head], body], axis=1) + sharding.place(self.position.table[...], P())
-        span = everything(*x.shape[:2], x.shape[1])
+        span = self.blocks.attn.plan(everything(*x.shape[:2], x.shape[1]), x.shape[1])
         x = stack.run(lambda x, block, _: block(x, span)[0], x, self.blocks, policy=self.remat)
         return self.paint(self.norm(x))[:, head:]
 

@@ -22,7 +22,7 @@ from mmjax.models.connector import Grid
 from mmjax.models.heads import Heads, padded
 from mmjax.models.vision import everything
 from mmjax.nn import layers, stack
-from mmjax.nn.attention import Attention
+from mmjax.nn.attention import Attention, Planned
 from mmjax.nn.block import CrossBranch
 from mmjax.nn.layers import Embed, Norm, normal, parameter
 from mmjax.nn.mlp import Mlp
@@ -66,7 +66,7 @@ class QformerBlock(nnx.Module):
     def __call__(
         self,
         x: Float[Array, 'N S D'],
-        span: Int[Array, 'N S 2'],
+        span: Int[Array, 'N S 2'] | Planned,
         queries: int,
         look: Callable[[Array], Array] | None,
     ) -> Float[Array, 'N S D']:
@@ -169,10 +169,10 @@ class Qformer(nnx.Module):
         parts = [sharding.broadcast_rows(self.latents[...], rows)] if queries else []
         x = self.norm(jnp.concatenate([*parts, *([] if words is None else [self.words(words)])], axis=1))
         length = jnp.zeros(rows, jnp.int32) if words is None else (words >= 0).sum(axis=1)
-        span = spans(queries, x.shape[1] - queries, length, seeing)
+        span = self.blocks.attn.plan(spans(queries, x.shape[1] - queries, length, seeing), x.shape[1])
         looks = None
         if queries:
-            looks = everything(rows, queries, 1) * count[:, None, None]
+            looks = self.xattn.attn.plan(everything(rows, queries, 1) * count[:, None, None], features.shape[1])
 
         def body(x: Array, block: QformerBlock, layer: Array, branch: CrossBranch | None) -> Array:
             look = None

@@ -168,7 +168,8 @@ class Trunk(nnx.Module):
     ) -> tuple[Array, KeyValue | None]:
         x = self.enter(x, position)
         place = None if write is None else write[:, None] + jnp.arange(x.shape[1])
-        view, bias = self._views(span, position, place), None
+        # A prompt looks at itself, what follows it at the whole row of the cache.
+        view, bias = self._views(span, position, place, x.shape[1] if write is None else text.k.shape[2]), None
         if self.relative is not None:
             bias = self.relative(_own(span, place), x.shape[1] if write is None else text.k.shape[2])
 
@@ -188,19 +189,23 @@ class Trunk(nnx.Module):
         if self.xattn is None or (self.inside and media is None and kept is None):
             x, text = stack.run(body, (x, text), self.blocks, policy=self.remat)
         else:
+            media_span = self.xattn.attn.plan(media_span, media.shape[1] if kept is None else kept.k.shape[2])
             x, text = stack.run_crossed(
                 body, (x, text), self.blocks, (self.xattn, kept),
                 every=self.every, first=self.first, policy=self.remat,
             )  # fmt: skip
         return self.leave(x), text
 
-    def _views(self, span: Array, position: Array, place: Array | None) -> Callable[[Array], tuple]:
-        """Returns the function of a layer's number that gives its spans and turns."""
-        far = span, None if self.rotary is None else self.rotary(position)
+    def _views(self, span: Array, position: Array, place: Array | None, num_keys: int) -> Callable[[Array], tuple]:
+        """Returns the function of a layer's number that gives its spans and turns; what spans need is computed once."""
+        plan = lambda span: span if self.relative is not None else self.blocks.attn.plan(span, num_keys, place)
+        far = plan(span), None if self.rotary is None else self.rotary(position)
         if self.window is None:
             return lambda layer: far
-        narrowed = narrow(span, _own(span, place), self.window)
-        near = narrowed, None if self.near_rotary is None else self.near_rotary(position)
+        near = (
+            plan(narrow(span, _own(span, place), self.window)),
+            None if self.near_rotary is None else self.near_rotary(position),
+        )
 
         def view(layer: Array) -> tuple:
             everything = (layer + 1) % self.global_every == 0

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from mmjax import sharding
 from mmjax.batch import MediaSpec
 from mmjax.nn import stack
-from mmjax.nn.attention import Attention
+from mmjax.nn.attention import Attention, Planned
 from mmjax.nn.block import Block
 from mmjax.nn.layers import Linear, Norm, normal, parameter
 from mmjax.nn.mlp import Mlp
@@ -203,14 +203,14 @@ class Vit(nnx.Module):
         self, x: Float[Array, 'N P D'], layers: int, span: Int[Array, 'N P 2'] | None = None
     ) -> Float[Array, 'N P D']:
         """Runs the first `layers` blocks; each patch sees all of its row, or its span where pictures share a row."""
-        span = everything(*x.shape[:2], x.shape[1]) if span is None else span
+        span = self._plan(everything(*x.shape[:2], x.shape[1]) if span is None else span)
         return self._fold(lambda x, block, _: block(x, span), x, layers)
 
     def average(self, x: Float[Array, 'N P D'], last: int) -> Float[Array, 'N P D']:
         """Returns the mean of what leaves the last blocks, each normed without scale and bias, in float32."""
         if not 0 < last <= self.depth:
             raise ValueError(f'the mean of {last} blocks of a tower of depth {self.depth}')
-        span = everything(*x.shape[:2], x.shape[1])
+        span = self._plan(everything(*x.shape[:2], x.shape[1]))
 
         def body(carry: tuple[Array, Array], block: Callable[..., Array], layer: Array) -> tuple[Array, Array]:
             x = block(carry[0], span)
@@ -218,6 +218,9 @@ class Vit(nnx.Module):
 
         total = jnp.zeros_like(x, jnp.float32)
         return self._fold(body, (x, total), self.depth)[1] / last
+
+    def _plan(self, span: Int[Array, 'N P 2']) -> Int[Array, 'N P 2'] | Planned:
+        return span if self.relative is not None else self.blocks.attn.plan(span, span.shape[1])
 
     def _fold(self, body: Callable[..., Any], carry: Any, layers: int) -> Any:
         """Folds body(carry, block, layer) over the first `layers` blocks; a block is a function of (x, span)."""

@@ -5,10 +5,12 @@ B rows, L queries, S keys, D width, N heads, K key/value heads, H head width.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from mmjax import sharding
@@ -16,7 +18,7 @@ from mmjax.nn.cache import KeyValue
 from mmjax.nn.layers import Linear, Norm
 from mmjax.nn.positions import Turn, rotate
 from mmjax.sharding import ROWS, P, act_BLNH, b_NH, w_DKH, w_DNH, w_NHD
-from pallas_kernels.span_attention import span_attention
+from pallas_kernels.span_attention import Planned, planner, span_attention
 
 
 class Attention(nnx.Module):
@@ -72,7 +74,7 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, 'B L D'],
         kv: KeyValue,
-        span: Int[Array, 'B L 2'],
+        span: Int[Array, 'B L 2'] | Planned,
         turn: Turn | None = None,
         place: Int[Array, 'B L'] | None = None,
         bias: Float[Array, '#B N L S'] | None = None,
@@ -92,15 +94,31 @@ class Attention(nnx.Module):
         self,
         q: Float[Array, 'B L N H'],
         kv: KeyValue,
-        span: Int[Array, 'B L 2'],
+        span: Int[Array, 'B L 2'] | Planned,
         place: Int[Array, 'B L'] | None = None,
         bias: Float[Array, '#B N L S'] | None = None,
     ) -> Float[Array, 'B L N H']:
         """Returns the values that each query collects, head by head."""
-        if self.window is not None:
-            own = jnp.arange(q.shape[1])[None] if place is None else place
-            span = narrow(span, own, self.window)
+        if not isinstance(span, Planned):
+            span = self._windowed(span, place)
         return attend(q, kv, span, bias, scale=self.scale, soft_cap=self.soft_cap)
+
+    def plan(
+        self, span: Int[Array, 'B L 2'], num_keys: int, place: Int[Array, 'B L'] | None = None
+    ) -> Int[Array, 'B L 2'] | Planned:
+        """Returns what takes the place of spans in all layers like this one: computed here once, their window included.
+
+        Where no implementation gains by that, these are the spans themselves. The part may be a stack of such layers.
+        num_keys: keys a row. place: as for __call__. An attention with a bias has no use for it.
+        """
+        (heads, width), kv_heads = self.q.kernel.shape[-2:], self.k.kernel.shape[-2]
+        make = _planner(span.shape, heads, kv_heads, width, num_keys, self.q.kernel.dtype)
+        return span if make is None else make(self._windowed(span, place))
+
+    def _windowed(self, span: Int[Array, 'B L 2'], place: Int[Array, 'B L'] | None) -> Int[Array, 'B L 2']:
+        if self.window is None:
+            return span
+        return narrow(span, jnp.arange(span.shape[1])[None] if place is None else place, self.window)
 
     def out(self, y: Float[Array, 'B L N H']) -> Float[Array, 'B L D']:
         """Returns what was collected, mapped back to the width."""
@@ -115,7 +133,7 @@ def narrow(span: Int[Array, 'B L 2'], place: Int[Array, '#B L'], window: int) ->
 def attend(
     q: Float[Array, 'B L N H'],
     kv: KeyValue,
-    span: Int[Array, 'B L 2'],
+    span: Int[Array, 'B L 2'] | Planned,
     bias: Float[Array, '#B N L S'] | None = None,
     *,
     scale: float,
@@ -131,8 +149,34 @@ def attend(
     if act[2] and groups > 1:
         # Fewer key heads than devices: each device gets a copy of the one head that its queries share.
         k, v = (jnp.repeat(x, groups, axis=2) for x in (k, v))
-    specs = [act, act, act, P(ROWS, None, None), None]
-    if bias is not None:
-        specs[4] = P(None if bias.shape[0] == 1 else ROWS, act[2], None, None)
-    args = [x if s is None else sharding.place(x, s) for x, s in zip((q, k, v, span, bias), specs, strict=True)]
-    return jax.shard_map(kernel, in_specs=tuple(specs), out_specs=act, check_vma=False)(*args)
+    specs = (
+        act,
+        act,
+        act,
+        P(ROWS),
+        None if bias is None else P(None if bias.shape[0] == 1 else ROWS, act[2], None, None),
+    )
+    place = lambda x, spec: jax.tree.map(lambda x: sharding.place(x, P(*spec, *[None] * (x.ndim - len(spec)))), x)
+    args = [place(x, spec) for x, spec in zip((q, k, v, span, bias), specs, strict=True)]
+    return jax.shard_map(kernel, in_specs=specs, out_specs=act, check_vma=False)(*args)
+
+
+def _planner(
+    shape: tuple[int, ...], heads: int, kv_heads: int, width: int, num_keys: int, dtype: DTypeLike
+) -> Callable[[Array], Planned] | None:
+    """Returns the kernel's planner for spans [B, L, 2], which plans on each device for its rows and heads.
+
+    The axes of what it makes run over the devices that hold the rows: each finds in it what is its own.
+    """
+    (rows, length, _), mesh = shape, sharding.current()
+    if mesh is not None:
+        act = sharding.fit(act_BLNH, (rows, length, heads, width), mesh, 'the queries of an attention')
+        rows //= mesh.shape['data'] * mesh.shape['fsdp']
+        parts = mesh.shape['tp'] if act[2] else 1
+        heads, kv_heads = heads // parts, max(kv_heads // parts, 1)
+    like = lambda length, heads: jax.ShapeDtypeStruct((rows, length, heads, width), dtype)
+    make = planner(like(length, heads), like(num_keys, kv_heads))
+    if make is None or mesh is None:
+        return make
+    local = jax.shard_map(make, in_specs=P(ROWS), out_specs=P(ROWS), check_vma=False)
+    return lambda span: local(sharding.place(span, P(ROWS, None, None)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn.attention import Attention
 from mmjax.nn.cache import KeyValue
@@ -16,6 +16,7 @@ from mmjax.nn.layers import Norm, parameter
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.positions import Turn
 from mmjax.sharding import P, b_D
+from pallas_kernels.span_attention import Planned, plain
 
 # Takes a layer's fresh keys and values; returns those to look at, and what is to be kept of them.
 Remember = Callable[[KeyValue], tuple[KeyValue, Any]]
@@ -29,6 +30,11 @@ def _build(norm: Norm.Config | None, width: int, rngs: nnx.Rngs) -> Norm | None:
 
 def _apply(norm: Norm | None, x: Array) -> Array:
     return x if norm is None else norm(x)
+
+
+def _seeing(span: Int[Array, 'B L 2'] | Planned) -> Bool[Array, 'B L 1']:
+    span = plain(span)
+    return (span[..., 0] < span[..., 1])[..., None]
 
 
 class Block(nnx.Module):
@@ -71,7 +77,7 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, 'B L D'],
-        span: Int[Array, 'B L 2'],
+        span: Int[Array, 'B L 2'] | Planned,
         turn: Turn | None = None,
         *,
         remember: Remember | None = None,
@@ -131,9 +137,11 @@ class CrossBranch(nnx.Module):
         """Returns the keys and values of a source, which decoding computes once."""
         return self.attn.keys_values(media)
 
-    def __call__(self, x: Float[Array, 'B L D'], kv: KeyValue, span: Int[Array, 'B L 2']) -> Float[Array, 'B L D']:
+    def __call__(
+        self, x: Float[Array, 'B L D'], kv: KeyValue, span: Int[Array, 'B L 2'] | Planned
+    ) -> Float[Array, 'B L D']:
         """Returns x with what each token's span of the source adds to it."""
-        seen = (span[..., 0] < span[..., 1])[..., None]
+        seen = _seeing(span)
         y = x + self.attn(_apply(self.norm, x), kv, span)
         return jnp.where(seen, _apply(self.sum_norm, y), x)
 
@@ -175,9 +183,11 @@ class GatedBlock(nnx.Module):
         """Returns the keys and values of media, which decoding computes once."""
         return self.attn.keys_values(_apply(self.media_norm, media))
 
-    def __call__(self, x: Float[Array, 'B L D'], kv: KeyValue, span: Int[Array, 'B L 2']) -> Float[Array, 'B L D']:
+    def __call__(
+        self, x: Float[Array, 'B L D'], kv: KeyValue, span: Int[Array, 'B L 2'] | Planned
+    ) -> Float[Array, 'B L D']:
         """Returns x with what each token's span of the media adds to it."""
-        seen = (span[..., 0] < span[..., 1])[..., None]
+        seen = _seeing(span)
         y = jnp.where(seen, self.attn(self.attn_norm(x), kv, span), 0)
         x = x + jnp.tanh(self.attn_gate[...]) * y
         return x + jnp.tanh(self.mlp_gate[...]) * self.mlp(self.mlp_norm(x))

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public function: it chooses an implementation; `reference` defines what all of them compute."""
 
+import functools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.platform import platform
 from pallas_kernels.span_attention import fused, reference
 from pallas_kernels.span_attention.gpu import Gpu
+from pallas_kernels.span_attention.tiles import Planned, plain
 from pallas_kernels.span_attention.tpu import Tpu
 from pallas_kernels.span_attention.xla import Xla
 
@@ -23,7 +26,7 @@ def span_attention(
     q: Float[Array, 'B L N H'],
     k: Float[Array, 'B S K H'],
     v: Float[Array, 'B S K Hv'],
-    span: Int[Array, 'B L 2'],
+    span: Int[Array, 'B L 2'] | Planned,
     *,
     scale: float | None = None,
     soft_cap: float | None = None,
@@ -38,13 +41,13 @@ def span_attention(
     cap * tanh(scores / cap). sinks: each head's score of one more key whose value is zero. bias: added to the scores,
     capped ones too; the same for all rows where its first axis is 1. Softmax is float32, the result has the type of v;
     with `return_lse` also the log of each query's sum of exponentials, -inf where it sees nothing. Keys before or
-    behind all spans of a row may hold anything, NaN too. No gradient flows to the span.
+    behind all spans of a row may hold anything, NaN too. No gradient flows to the span, which a `planner` may make.
 
     implementation: 'reference', 'xla' (any backend), 'tpu', 'gpu'; None takes the fastest that runs on the backend. A
     bias is as large as the scores, so that nothing is gained by cutting those: only 'reference', which holds them,
     takes one.
     """
-    check_arrays(q, k, v, span, sinks, bias)
+    check_arrays(q, k, v, plain(span), sinks, bias)
     settings = dict(scale=q.shape[-1] ** -0.5 if scale is None else scale, soft_cap=soft_cap)
     if bias is not None:
         if implementation not in (None, 'reference'):
@@ -59,16 +62,28 @@ def span_attention(
     return out, jnp.where(lse < fused.NOTHING, lse, -jnp.inf)
 
 
+def planner(q: jax.ShapeDtypeStruct, k: jax.ShapeDtypeStruct) -> Callable[[Int[Array, 'B L 2']], Planned] | None:
+    """Returns what makes of spans all that the fastest implementation computes from them alone, or None: nothing.
+
+    What it makes takes the place of the spans: computed once before a loop over layers, for XLA would compute it in
+    each. q [B, L, N, H] and k [B, S, K, H] say which shapes and type the layers' queries and keys will have.
+    """
+    return functools.partial(Tpu(scale=1.0).plan, q, k) if _fastest(q, k) == 'tpu' else None
+
+
+def _fastest(q, k) -> str:
+    here = platform()
+    return here if here in KERNELS and k.shape[1] >= KERNEL_KEYS and fits(q) else 'xla'
+
+
 def _choose(implementation: str | None, q, k) -> Callable:
     """Returns what takes scale and soft_cap, and gives what takes the arrays."""
-    if implementation is None:
-        here = platform()
-        implementation = here if here in KERNELS and k.shape[1] >= KERNEL_KEYS and fits(q) else 'xla'
+    implementation = implementation or _fastest(q, k)
     match implementation:
         case 'reference':
-            return lambda **kw: lambda *arrays: reference.attention(*arrays, **kw)
+            return lambda **kw: lambda q, k, v, span: reference.attention(q, k, v, plain(span), **kw)
         case 'xla':
-            return lambda **kw: lambda *arrays: fused.attention(Xla(**kw), *arrays)
+            return lambda **kw: lambda q, k, v, span: fused.attention(Xla(**kw), q, k, v, plain(span))
         case 'tpu' | 'gpu':
             if platform() != implementation:
                 raise ValueError(f"span_attention: {implementation!r} does not run on {platform()}; 'xla' does")

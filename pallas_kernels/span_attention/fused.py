@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels.span_attention.tiles import Planned, plain
+
 NOTHING = 1e30  # the log of the sum of a query that sees nothing: exp(score - NOTHING) is zero
 
 
@@ -24,7 +26,7 @@ class Kernel(Protocol):
         q: Float[Array, 'B L N H'],
         k: Float[Array, 'B S K H'],
         v: Float[Array, 'B S K Hv'],
-        span: Int[Array, 'B L 2'],
+        span: Int[Array, 'B L 2'] | Planned,
     ) -> tuple[Float[Array, 'B L N Hv'], Float[Array, 'B L N']]:
         """Returns the output and the log of the sum of each query's exponentials, NOTHING where it sees no key."""
 
@@ -33,7 +35,7 @@ class Kernel(Protocol):
         q: Float[Array, 'B L N H'],
         k: Float[Array, 'B S K H'],
         v: Float[Array, 'B S K Hv'],
-        span: Int[Array, 'B L 2'],
+        span: Int[Array, 'B L 2'] | Planned,
         grad: Float[Array, 'B L N Hv'],
         lse: Float[Array, 'B L N'],
         mean: Float[Array, 'B L N'],
@@ -65,16 +67,23 @@ attention.defvjp(_forward, _backward)
 
 
 def folded(call):
-    """Lets vmap put its axis beside the rows: the list of tiles covers all of them, no loop runs round the kernel."""
-    call = jax.custom_batching.custom_vmap(call)
+    """Lets vmap put its axis beside the rows: the list of tiles covers all of them, no loop runs round the kernel.
 
-    @call.def_vmap
-    def rule(size, batched, *arrays):
-        full = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(arrays, batched, strict=True)]
-        outs = call(*(x.reshape(-1, *x.shape[2:]) for x in full))
+    Lists that were made before are for fewer rows and are left behind.
+    """
+    run = jax.custom_batching.custom_vmap(lambda lists, span, *arrays: call(Planned(span, lists), *arrays))
+
+    @run.def_vmap
+    def rule(size, batched, lists, *arrays):
+        full = [x if b else jnp.broadcast_to(x, (size, *x.shape)) for x, b in zip(arrays, batched[1:], strict=True)]
+        outs = run({}, *(x.reshape(-1, *x.shape[2:]) for x in full))
         return tuple(x.reshape(size, -1, *x.shape[1:]) for x in outs), (True,) * len(outs)
 
-    return call
+    def either(q, k, v, span, *arrays):
+        lists = span.lists if isinstance(span, Planned) else {}
+        return run(lists, plain(span), q, k, v, *arrays)
+
+    return either
 
 
 def with_sinks(

@@ -65,7 +65,8 @@ class Gpu:
         """See fused.Kernel.backward."""
         return folded(self._backward)(q, k, v, span, grad, lse, mean)
 
-    def _forward(self, q, k, v, span):
+    def _forward(self, planned, q, k, v):
+        span = planned.span
         cut = Cut.of(q, k, v, self._tiles(q, v).forward)
         arrays, bounds = (cut.queries(q), cut.keys(k), cut.keys(v)), cut.bounds(span, by_query=True)
         rows, length, heads, width = arrays[0].shape
@@ -79,7 +80,8 @@ class Gpu:
         )  # fmt: skip
         return out[:, : q.shape[1], :, : v.shape[-1]], lse.transpose(0, 2, 1)[:, : q.shape[1]]
 
-    def _backward(self, q, k, v, span, grad, lse, mean):
+    def _backward(self, planned, q, k, v, grad, lse, mean):
+        span = planned.span
         tiles = self._tiles(q, v)
         dq = self._queries(Cut.of(q, k, v, tiles.queries), q, k, v, span, grad, lse, mean)
         dk, dv = self._keys(Cut.of(q, k, v, tiles.keys), q, k, v, span, grad, lse, mean)

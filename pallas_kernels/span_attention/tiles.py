@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Int
 
 FIRST, LAST, START, END, LOW, HIGH = (1 << bit for bit in range(6))
@@ -31,7 +33,27 @@ class TileList(NamedTuple):
     flags: Int[Array, 'T']
     low: Int[Array, 'lines']
     high: Int[Array, 'lines']
-    count: Int[Array, '']
+    count: Int[Array, '1']
+
+
+class Planned(NamedTuple):
+    """Spans, and the lists that were made of them before a loop over layers: XLA would make them anew in each.
+
+    A list is found by its keys a row (whole tiles of them) and its tile's size; what is not among them is made where it
+    is needed. Where rows lie on several devices, so do their lists: each device's describe its own rows.
+    """
+
+    span: Int[Array, 'B L 2']
+    lists: dict[tuple[int, int, int], TileList]
+
+    def tiles(self, span: Int[Array, 'B Lp 2'], num_keys: int, size: tuple[int, int]) -> TileList:
+        """Returns the list for these sizes; `span` is what it is made of if it is not there."""
+        return self.lists.get((num_keys, *size)) or list_tiles(span, num_keys, size)
+
+
+def plain(span: Int[Array, 'B L 2'] | Planned) -> Int[Array, 'B L 2']:
+    """Returns the spans alone."""
+    return span.span if isinstance(span, Planned) else span
 
 
 @jax.named_scope('list_tiles')  # by this name, profiles and tests find it
@@ -43,27 +65,32 @@ def list_tiles(span: Int[Array, 'B L 2'], num_keys: int, size: tuple[int, int]) 
     rows, length, _ = span.shape
     lines, across = rows * (length // size[0]), num_keys // size[1]
     a_row = lines // rows
-    start, end = span.reshape(lines, size[0], 2).transpose(2, 0, 1)
+    start, end = (span.reshape(lines, size[0], 2)[..., i] for i in range(2))
     seeing = start < end
     low = jnp.where(seeing, start, num_keys).min(axis=-1).clip(0, num_keys)
     high = jnp.where(seeing, end, 0).max(axis=-1).clip(0, num_keys)
     # What lies between these two is seen by every query of the line.
     whole_from, whole_to = jnp.where(seeing, start, num_keys).max(axis=-1), jnp.where(seeing, end, 0).min(axis=-1)
 
+    # On TPUs a small operation costs what starting it costs, so there are as few as can be: sums over comparisons of
+    # everything with everything take the place of a running sum and of lookups, and numpy computes what it can.
     first = jnp.minimum(low, num_keys - 1) // size[1]
     counts = jnp.maximum(-(-high // size[1]) - first, 1)
-    ends = jnp.cumsum(counts)
-    entry = jnp.arange(lines * across, dtype=jnp.int32)
-    line = jnp.minimum(jnp.searchsorted(ends, entry, side='right', method='compare_all'), lines - 1)
-    place = entry - (ends - counts)[line]
-    keys = jnp.minimum(first[line] + place, across - 1)
-    at_first, at_last = place == 0, place == counts[line] - 1
+    other, line = (lax.broadcasted_iota(jnp.int32, (lines, lines), axis) for axis in range(2))
+    before = jnp.where(other < line, counts[:, None], 0).sum(axis=0)
+    line, entry = (lax.broadcasted_iota(jnp.int32, (lines, lines * across), axis) for axis in range(2))
+    place = entry - before[:, None]  # the entry's in each line, if it is one of its own
+    in_row = np.arange(lines)[:, None] % a_row
+    # Entries behind the last one that counts are of the last line.
+    beyond = np.where(np.arange(lines) == lines - 1, lines * across, 0)
+    mine = (place >= 0) & (place - beyond[:, None] < counts[:, None])
+    keys = jnp.minimum(first[:, None] + place, across - 1)
     flags = (
-        FIRST * at_first
-        + LAST * at_last
-        + START * (at_first & (line % a_row == 0))
-        + END * (at_last & (line % a_row == a_row - 1))
-        + LOW * (keys * size[1] < whole_from[line])
-        + HIGH * ((keys + 1) * size[1] > whole_to[line])
+        jnp.where(place == 0, np.where(in_row == 0, FIRST + START, FIRST), 0)
+        + jnp.where(place + 1 == counts[:, None], np.where(in_row == a_row - 1, LAST + END, LAST), 0)
+        + LOW * (keys * size[1] < whole_from[:, None])
+        + HIGH * ((keys + 1) * size[1] > whole_to[:, None])
     )
-    return TileList(*(x.astype(jnp.int32) for x in (line, keys, flags, low, high, ends[-1])))
+    of_entry = lambda x: jnp.where(mine, x, 0).sum(axis=0)
+    entries = (of_entry(x) for x in (line, keys, flags))
+    return TileList(*(x.astype(jnp.int32) for x in (*entries, low, high, counts.sum(keepdims=True))))

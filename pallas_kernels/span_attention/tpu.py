@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels.platform import chip
 from pallas_kernels.span_attention import tpu_decode
 from pallas_kernels.span_attention.fused import NOTHING, folded
-from pallas_kernels.span_attention.tiles import list_tiles
+from pallas_kernels.span_attention.tiles import Planned, list_tiles
 from pallas_kernels.span_attention.tpu_kernels import LANES, LOG2_E, Shape, backward_kernel, forward_kernel
 
 
@@ -68,23 +68,35 @@ class Tpu:
 
     def forward(self, q, k, v, span):
         """See fused.Kernel.forward."""
-        few = self.decode or (tpu_decode.few(q) and not self.sizes)
-        return folded(self._decode if few else self._forward)(q, k, v, span)
+        return folded(self._decode if self._few(q) else self._forward)(q, k, v, span)
 
     def backward(self, q, k, v, span, grad, lse, mean):
         """See fused.Kernel.backward."""
         return folded(self._backward)(q, k, v, span, grad, lse, mean)
 
-    def _forward(self, q, k, v, span):
+    def plan(self, q, k, span):
+        """Lists the tiles of these spans for queries and keys of such shapes: both passes', or those of decoding."""
+        if self._few(q):
+            return Planned(span, tpu_decode.plan(q, k, span, self._decode_cut(q, k)))
+        cuts = {(cut.num_keys, *cut.tile): cut for cut in (Cut.of(q, k, size) for size in self._sizes())}
+        return Planned(span, {key: list_tiles(cut.spans(span), cut.num_keys, cut.tile) for key, cut in cuts.items()})
+
+    def _few(self, q) -> bool:
+        return bool(self.decode or (tpu_decode.few(q) and not self.sizes))
+
+    def _decode_cut(self, q, k) -> tpu_decode.Cut:
+        return self.decode or tpu_decode.Cut.of(q, k, tpu_decode.TILE_BYTES.get(chip(), tpu_decode.OTHERS))
+
+    def _forward(self, planned, q, k, v):
         sizes = self._sizes().forward
         cut = Cut.of(q, k, sizes)
-        span = cut.spans(span)
+        span = cut.spans(planned.span)
         low, high = (jnp.broadcast_to(span[..., i, None], (*span.shape[:2], LANES)) for i in range(2))
         q, k, v = cut.by_head(q, self.scale * LOG2_E), cut.keys_by_head(k), cut.keys_by_head(v)
         at, width = Blocks(cut), v.shape[-1]
         out, lse = self._run(
             functools.partial(forward_kernel, shape=cut.shape(self.soft_cap, q.dtype)),
-            span, (q, k, v, low, high), cut,
+            planned.tiles(span, cut.num_keys, cut.tile), (q, k, v, low, high), cut,
             in_specs=[at.queries(q.shape[-1]), at.keys(q.shape[-1]), at.keys(width), at.spans(), at.spans()],
             out_specs=[at.queries(width), at.line()],
             out_shape=[
@@ -98,41 +110,44 @@ class Tpu:
         lse = cut.from_lines(lse)
         return cut.from_heads(out), jnp.where(lse < NOTHING, lse * (1 / LOG2_E), NOTHING)
 
-    def _decode(self, q, k, v, span):
+    def _decode(self, planned, q, k, v):
         return tpu_decode.forward(
-            q, k, v, span,
+            q, k, v, planned,
             scale=self.scale,
             soft_cap=self.soft_cap,
-            cut=self.decode or tpu_decode.Cut.of(q, k, tpu_decode.TILE_BYTES.get(chip(), tpu_decode.OTHERS)),
+            cut=self._decode_cut(q, k),
             vmem=self._sizes().forward.vmem,
             interpret=self.interpret,
         )  # fmt: skip
 
-    def _backward(self, q, k, v, span, grad, lse, mean):
+    def _backward(self, planned, q, k, v, grad, lse, mean):
         sizes = self._sizes().backward
         cut = Cut.of(q, k, sizes)
         # Bytes a key: both gradients in float32, and what is written of them, in two turns.
         pad = lambda x: -(-x.shape[-1] // LANES) * LANES * (4 + 2 * x.dtype.itemsize)
         most = max(sizes.vmem // 2 // (pad(k) + pad(v)) // cut.keys, 1) * cut.keys
         if k.shape[1] <= most:
-            return self._backward_part(q, k, v, span, grad, lse, mean, q.dtype)
+            return self._backward_part(planned, q, k, v, grad, lse, mean, q.dtype)
         parts = [
-            self._backward_part(q, k[:, i : i + most], v[:, i : i + most], span - i, grad, lse, mean, jnp.float32)
+            self._backward_part(
+                Planned(planned.span - i, {}), q, k[:, i : i + most], v[:, i : i + most], grad, lse, mean, jnp.float32
+            )
             for i in range(0, k.shape[1], most)
         ]
         dq, dk, dv = zip(*parts, strict=True)
         return sum(dq).astype(q.dtype), jnp.concatenate(dk, axis=1), jnp.concatenate(dv, axis=1)
 
-    def _backward_part(self, q, k, v, span, grad, lse, mean, dtype):
+    def _backward_part(self, planned, q, k, v, grad, lse, mean, dtype):
         sizes = self._sizes().backward
         cut = Cut.of(q, k, sizes)
-        span = cut.spans(span)
+        span = cut.spans(planned.span)
         low, high = (span[..., i].reshape(span.shape[0], -1, 1, cut.queries) for i in range(2))
         q, k, v = cut.by_head(q, self.scale * LOG2_E), cut.keys_by_head(k), cut.keys_by_head(v)
         at, width, value_width = Blocks(cut), q.shape[-1], v.shape[-1]
         dq, dk, dv = self._run(
             functools.partial(backward_kernel, shape=cut.shape(self.soft_cap, q.dtype), scale=self.scale),
-            span, (q, k, v, low, high, cut.by_head(grad), cut.lines(lse * LOG2_E, NOTHING), cut.lines(mean, 0.0)), cut,
+            planned.tiles(span, cut.num_keys, cut.tile),
+            (q, k, v, low, high, cut.by_head(grad), cut.lines(lse * LOG2_E, NOTHING), cut.lines(mean, 0.0)), cut,
             in_specs=[
                 at.queries(width), at.keys(width), at.keys(value_width), at.span_line(), at.span_line(),
                 at.queries(value_width), at.line(), at.line(),
@@ -155,12 +170,11 @@ class Tpu:
             return Passes(*[self.sizes or Sizes()] * 2)
         return SIZES.get(chip(), OTHERS)
 
-    def _run(self, kernel, span, arrays, cut, *, in_specs, out_specs, out_shape, scratch, vmem, name):
+    def _run(self, kernel, tiles, arrays, cut, *, in_specs, out_specs, out_shape, scratch, vmem, name):
         """Calls a kernel once for every key head and listed tile."""
-        tiles = list_tiles(span, cut.num_keys, (cut.queries, cut.keys))
         grid = pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=5,
-            grid=(cut.kv_heads, tiles.count),
+            grid=(cut.kv_heads, tiles.count.reshape(())),
             in_specs=in_specs,
             out_specs=out_specs,
             scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
@@ -194,6 +208,11 @@ class Cut(NamedTuple):
         keys = min(sizes.keys, up(k.shape[1], LANES))
         at_once = next(size for size in range(min(sizes.keys_at_once, keys), 0, -LANES) if keys % size == 0)
         return cls(kv_heads, groups, queries, keys, at_once, q.shape[1], k.shape[1])
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Queries and keys of a tile."""
+        return self.queries, self.keys
 
     @property
     def rows(self) -> int:

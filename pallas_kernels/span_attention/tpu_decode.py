@@ -27,7 +27,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.span_attention.fused import NOTHING
-from pallas_kernels.span_attention.tiles import FIRST, LAST, list_tiles
+from pallas_kernels.span_attention.tiles import FIRST, LAST, Planned, TileList, list_tiles
 from pallas_kernels.span_attention.tpu_kernels import (
     LANES,
     LEAST,
@@ -49,7 +49,7 @@ OTHERS = 1 << 20
 SCORES = 1 << 18  # computed at once: fewer wait for one another, more do not fit
 
 
-def few(q: Float[Array, 'B L N H']) -> bool:
+def few(q: Array | jax.ShapeDtypeStruct) -> bool:
     """Returns whether these queries are so few that the cache's bytes are what counts."""
     return q.shape[1] <= QUERIES and q.shape[1] * q.shape[2] <= ROWS
 
@@ -60,9 +60,13 @@ class Cut(NamedTuple):
     keys: int
     at_once: int
 
+    def padded(self, num_keys: int) -> int:
+        """Returns a row's keys in whole tiles."""
+        return -(-num_keys // self.keys) * self.keys
+
     @classmethod
-    def of(cls, q: Float[Array, 'B L N H'], k: Float[Array, 'B S K H'], tile_bytes: int) -> 'Cut':
-        """Chooses tiles of `tile_bytes` of keys, a multiple of 128 keys."""
+    def of(cls, q: Array | jax.ShapeDtypeStruct, k: Array | jax.ShapeDtypeStruct, tile_bytes: int) -> 'Cut':
+        """Chooses tiles of `tile_bytes` of keys, a multiple of 128 keys, for q [B, L, N, H] and k [B, S, K, H]."""
         _, length, heads, width = k.shape
         keys = LANES
         while keys < length and 2 * keys * heads * max(width, LANES) * k.dtype.itemsize <= tile_bytes:
@@ -76,7 +80,7 @@ def forward(
     q: Float[Array, 'B L N H'],
     k: Float[Array, 'B S K H'],
     v: Float[Array, 'B S K Hv'],
-    span: Int[Array, 'B L 2'],
+    planned: Planned,
     *,
     scale: float,
     soft_cap: float | None,
@@ -88,9 +92,8 @@ def forward(
     rows, length, heads, width = q.shape
     num_keys, kv_heads, value_width = *k.shape[1:3], v.shape[-1]
     scores = length * heads
-    low, high = span[..., 0].clip(0, num_keys), span[..., 1].clip(0, num_keys)
-    span = jnp.stack([low, jnp.maximum(low, high)], axis=-1).astype(jnp.int32)
-    tiles = list_tiles(span, -(-num_keys // cut.keys) * cut.keys, (length, cut.keys))
+    span = _within(planned.span, num_keys)
+    tiles = planned.tiles(span, cut.padded(num_keys), (length, cut.keys))
     # Bounds in columns, on all lanes.
     bounds = jnp.broadcast_to(jnp.repeat(span * kv_heads, heads, axis=1)[..., None], (rows, scores, 2, LANES))
     q = (q.astype(jnp.float32) * (scale * LOG2_E)).astype(q.dtype).reshape(rows, scores, width)
@@ -105,7 +108,7 @@ def forward(
         functools.partial(_kernel, cut=cut, kv_heads=kv_heads, soft_cap=soft_cap, precision=_precision(q)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=5,
-            grid=(tiles.count,),
+            grid=(tiles.count.reshape(()),),
             in_specs=[
                 of_row(scores, width), of_tile(k), of_tile(v), of_row(scores, LANES), of_row(scores, LANES),
                 pl.BlockSpec((scores, columns), lambda t, *_: (0, 0)),
@@ -125,6 +128,17 @@ def forward(
     shape = (rows, length, heads)
     lse = lse[..., 0].reshape(shape)
     return out.reshape(*shape, value_width), jnp.where(lse < NOTHING, lse * (1 / LOG2_E), NOTHING)
+
+
+def plan(q, k, span: Int[Array, 'B L 2'], cut: Cut) -> dict[tuple[int, int, int], TileList]:
+    """Returns the list that `forward` needs for queries and keys of such shapes, as `Planned` keeps it."""
+    size = cut.padded(k.shape[1]), q.shape[1], cut.keys
+    return {size: list_tiles(_within(span, k.shape[1]), size[0], size[1:])}
+
+
+def _within(span: Int[Array, 'B L 2'], num_keys: int) -> Int[Array, 'B L 2']:
+    low, high = span[..., 0].clip(0, num_keys), span[..., 1].clip(0, num_keys)
+    return jnp.stack([low, jnp.maximum(low, high)], axis=-1).astype(jnp.int32)
 
 
 def _precision(q) -> lax.Precision:

@@ -5,12 +5,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mmjax import topology
-from mmjax.nn.attention import attend
+from mmjax.models.decoder import Decoder
+from mmjax.models.trunk import Local
+from mmjax.nn.attention import Attention, attend
+from mmjax.nn.block import Block
 from mmjax.nn.cache import KeyValue
+from mmjax.nn.mlp import Mlp
+from pallas_kernels.span_attention import tiles, tpu
 
 pytest.importorskip('libtpu', reason="needs the TPU compiler: pip install -e '.[plan]'")
 
@@ -22,6 +28,7 @@ SHAPES = {  # L, S, N, K, H, dtype, soft cap
 }
 
 
+LIST_TILES = tiles.list_tiles
 DECODE = {  # as above
     'one query': (1, 8192, 32, 8, 128, 'bfloat16', None),
     'many heads, some queries': (4, 2000, 16, 16, 128, 'float32', 30.0),
@@ -68,3 +75,26 @@ def test_a_cache_is_read_where_it_lies(chip, shape):
     _, s, _, k, h, dtype, _ = DECODE[shape]
     cache = s * k // 2 * h * jnp.dtype(dtype).itemsize  # a device's row of keys
     assert program.memory_analysis().temp_size_in_bytes < cache / 4
+
+
+@pytest.mark.parametrize('local, views', [(None, 1), (Local.Config(window=256), 2)], ids=['alike', 'windows'])
+def test_a_scanned_decoder_lists_tiles_once_a_step_and_view(local, views, monkeypatch):
+    made = []
+    for module in (tiles, tpu):
+        monkeypatch.setattr(module, 'list_tiles', lambda *args: made.append(args) or LIST_TILES(*args))
+    block = Block.Config(attn=Attention.Config(heads=1, head_width=128), mlp=Mlp.Config(width=128))
+    config = Decoder.Config(vocab=128, width=128, depth=3, block=block, remat='block', local=local)
+    devices = np.array(topology.devices('v5e:2x2')[:2]).reshape(1, 2, 1)  # two lists, each of its device's row
+    mesh = Mesh(devices, ('data', 'fsdp', 'tp'), (AxisType.Explicit,) * 3)
+    with jax.set_mesh(mesh):
+        graph, params = nnx.split(nnx.eval_shape(lambda: config.build(rngs=nnx.Rngs(0))))
+        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, 'bfloat16', sharding=x.sharding), params)
+        rows = NamedSharding(mesh, P(('data', 'fsdp')))
+        array = lambda *size, dtype: jax.ShapeDtypeStruct(size, dtype, sharding=rows)
+        loss = lambda params, *arrays: nnx.merge(graph, params)(*arrays).astype(jnp.float32).sum()
+        arrays = array(2, 1024, 128, dtype='bfloat16'), array(2, 1024, 2, dtype='int32'), array(2, 1024, dtype='int32')
+        text = jax.jit(jax.grad(loss)).lower(params, *arrays).compile().as_text()
+    listing = [line for line in text.splitlines() if 'list_tiles/' in line]
+    assert listing and len(made) == views and 'span_attention_backward' in text
+    # What a loop over layers computes has the loop in its name.
+    assert not [line for line in listing if 'while/body' in line]
