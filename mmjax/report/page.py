@@ -53,7 +53,8 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
         draw.sheet([(c['picture'], _captions(c['prediction'])) for c in cards]).save(folder / 'answers.png')
     if boxed := [c for c in cards if 'true_boxes' in c['prediction']]:
         draw.sheet([(c['picture'], _captions(c['prediction'])) for c in boxed]).save(folder / 'boxes.png')
-    page = ''.join(_page(workdir.absolute().name, results, detail, charts, cards))
+    documents = {path.stem: path.read_text() for path in (folder / 'documents').glob('*.html')}
+    page = ''.join(_page(workdir.absolute().name, results, detail, charts, cards, documents))
     (workdir / 'report.html').write_text(page)
     return workdir / 'report.html'
 
@@ -137,6 +138,7 @@ def _page(
     detail: dict[str, Any],
     charts: Sequence[tuple[str, dict[str, chart.Points]]],
     cards: list[dict[str, Any]],
+    documents: dict[str, str],
 ) -> Iterator[str]:
     e = html.escape
     yield '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
@@ -159,6 +161,9 @@ def _page(
             if 'true_boxes' in chosen[0]['prediction']:
                 yield '<p class="quiet">Orange: the model\'s box. Broken green: the true one.</p>'
             yield '<div class="grid">' + ''.join(map(_html_card, chosen)) + '</div>'
+        if ev in documents:
+            yield f'<h2>{e(ev)}: the first documents</h2>'
+            yield f'<p class="quiet">What is only read, and not learnt, is grey.</p>{documents[ev]}'
         settings = e(json.dumps(about, indent=2, ensure_ascii=False))
         yield f'<details><summary>How {e(ev)} was measured</summary><pre>{settings}</pre></details>'
     yield f'<p class="quiet" style="margin-top:2.5rem">{e(versions)}</p></body></html>'

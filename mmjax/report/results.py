@@ -4,6 +4,7 @@
 results.json         {"caption_exact": 0.97, "blind_caption_exact": 0.08, ..., "detail": {...}}
 predictions.jsonl    {"eval": "caption", "key": ..., "prompt": ..., "answer": ..., "scores": {...}, ...}
 report/pictures/     the pictures of the first predictions of each evaluation
+report/documents/    the first documents of each evaluation that only took a loss, as pieces of HTML
 """
 
 import importlib.metadata
@@ -17,12 +18,14 @@ import numpy as np
 from PIL import Image as pillow
 
 from mmjax.data import images
+from mmjax.data.show import document_html
 from mmjax.document import BadDocument, Document, Image, Video
 
 PACKAGES = ('mmjax', 'jax', 'jaxlib', 'flax', 'numpy', 'pillow', 'tokenizers', 'sentencepiece', 'grain')
 SHOWN = 8  # predictions of each evaluation whose pictures are kept
 LARGEST = 512  # pixels of the longer side of a kept picture
 PICTURES = 6  # of one document; of more, the last
+READ = 3  # documents kept of an evaluation that asked nothing
 
 
 class Measured(NamedTuple):
@@ -48,14 +51,17 @@ def versions() -> dict[str, str]:
 
 def save(workdir: pathlib.Path, measured: Sequence[Measured], detail: dict[str, Any]) -> dict[str, Any]:
     """Writes the files above and returns the content of results.json."""
-    folder = workdir / 'report' / 'pictures'
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob('*.png'):
-        old.unlink()
+    folder, documents = workdir / 'report' / 'pictures', workdir / 'report' / 'documents'
+    for kept in (folder, documents):
+        kept.mkdir(parents=True, exist_ok=True)
+        for old in (*kept.glob('*.png'), *kept.glob('*.html')):
+            old.unlink()
     results: dict[str, Any] = {}
     lines = []
     for one in measured:
         results |= one.figures
+        if not one.predictions:
+            (documents / f'{one.name}.html').write_text('\n'.join(map(document_html, one.documents[:READ])))
         for number, prediction in enumerate(one.predictions):
             if number < SHOWN:
                 stem = f'{one.name}_{number}'

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mmjax.document import Document, Text
+from mmjax.document import Image as Image_
 from mmjax.report import draw, page
 from mmjax.report.results import Measured, save
 
@@ -57,6 +58,17 @@ def test_odd_answers_and_none(tmp_path):
         figures = {'a_exact': 0.0} if predictions else {'a_loss': 1.0}
         save(tmp_path, [Measured('a', figures, {}, predictions, [document])], RESULTS['detail'])
         assert ('a\u2028b' in page.write(tmp_path).read_text()) == bool(predictions)
+
+
+def test_a_loss_shows_its_documents_and_forgets_those_of_another_run(tmp_path):
+    picture = Image_(np.zeros((4, 4, 3), np.uint8))
+    document = Document([Text('read <so>', weight=0.0), picture, Text('learnt')], key='pages#7')
+    save(tmp_path, [Measured('a', {'a_loss': 1.0}, {}, [], [document])], RESULTS['detail'])
+    text = page.write(tmp_path).read_text()
+    assert 'pages#7' in text and 'class=read>read &lt;so&gt;' in text and text.count('src="data:') == 1
+    told = {'eval': 'a', 'question': '?', 'answer': 'b', 'expected': '!', 'scores': {'exact': 0.0}}
+    save(tmp_path, [Measured('a', {'a_exact': 0.0}, {}, [told], [document])], RESULTS['detail'])
+    assert 'pages#7' not in page.write(tmp_path).read_text()
 
 
 def test_small_pictures_grow_by_whole_pixels():
