@@ -27,6 +27,7 @@ from mmjax.data import images
 from mmjax.data.laid import Laid
 from mmjax.data.layout import Layout
 from mmjax.data.pack import pack
+from mmjax.data.shots import join
 from mmjax.decode.sampling import Decoding
 from mmjax.document import BadDocument, Document, Image
 from mmjax.evals import blind, few_shot
@@ -124,10 +125,10 @@ def measure_one(ev: Eval, layout: Layout, model: Any, objective: Any) -> Measure
     if ev.metric == 'retrieval':
         return compare.measure(ev, documents, layout, model, dropped)
     examples = choose_examples(ev, documents, layout, model, dropped)
-    joined = [few_shot.join(some, d, ev.separator) for some, d in zip(examples, documents, strict=True)]
+    joined = [join(some, d, ev.separator) for some, d in zip(examples, documents, strict=True)]
     figures = losses(ev.name, joined, layout, model, objective)
     others, owner = blind.shuffle(documents, _size, ev.seed) if ev.blind else ([], [])
-    changed = {i: few_shot.join(examples[i], others[i], ev.separator) for i, other in enumerate(owner) if other >= 0}
+    changed = {i: join(examples[i], others[i], ev.separator) for i, other in enumerate(owner) if other >= 0}
     if changed:
         figures |= losses(f'blind_{ev.name}', [*changed.values()], layout, model, objective)
     detail = {'documents': len(documents), 'eval': to_json(ev), 'metric_version': VERSION}

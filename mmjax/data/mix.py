@@ -11,6 +11,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from mmjax.data.shots import join
 from mmjax.document import BadDocument, Document
 
 
@@ -19,7 +20,8 @@ class Part:
     """One source of a mixture.
 
     Quality scores are those of the documents, in 0 .. 1; a document without one has 1. `by_quality` keeps a document
-    with that probability, anew each epoch, so good ones are seen more often.
+    with that probability, anew each epoch, so good ones are seen more often. With `shots`, that many other documents of
+    the source stand before each one, drawn anew each time; their answers are learnt too.
     """
 
     source: Any  # a source's config
@@ -27,6 +29,8 @@ class Part:
     min_quality: float = 0.0
     by_quality: bool = False
     task: Any = None  # the config of a function Document -> Document
+    shots: int = 0  # solved examples before each document
+    separator: str = '\n'  # between two of them
 
 
 class Mix:
@@ -44,6 +48,10 @@ class Mix:
             return Mix(self, seed)
 
     def __init__(self, c: Config, seed: int):
+        if any(part.shots < 0 for part in c.parts):
+            raise ValueError(
+                f'shots are documents before another: {[part.shots for part in c.parts]} has less than none'
+            )
         if not c.parts or any(part.weight <= 0 for part in c.parts) or c.window < 1:
             raise ValueError(
                 f'a mixture needs sources with weights above 0 and a window of at least 1; '
@@ -75,6 +83,11 @@ class _Member:
         self.shuffle_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         self.min_quality, self.by_quality = part.min_quality, part.by_quality
         self.task = part.task.build() if part.task is not None else None
+        self.shots, self.separator = part.shots, part.separator
+        if part.shots >= len(source):
+            raise ValueError(
+                f'{part.shots} examples before each document of {source.name}, which holds {len(source)}; lower shots'
+            )
 
     def __len__(self) -> int:
         return len(self.source)
@@ -87,9 +100,18 @@ class _Member:
 
     def read(self, at: int, index: int) -> Document:
         """Returns the document, which stands at place `index` of the mixture; raises BadDocument for an unfit one."""
+        document = self._one(at)
+        if self.by_quality and np.random.default_rng([self.seed, 7, index]).random() >= document.quality:
+            raise BadDocument(document.key, 'not drawn by its quality', f'{document.quality}')
+        if not self.shots:
+            return document
+        # Numbers of the others, the document's own left out.
+        drawn = np.random.default_rng([self.seed, 11, index]).choice(len(self) - 1, self.shots, replace=False)
+        examples = [self._one(number + (number >= at)) for number in drawn.tolist()]
+        return join(examples, document, self.separator, learn_examples=True)
+
+    def _one(self, at: int) -> Document:
         document = self.source[at]
         if document.quality < self.min_quality:
             raise BadDocument(document.key, 'quality below the least', f'{document.quality} < {self.min_quality}')
-        if self.by_quality and np.random.default_rng([self.seed, 7, index]).random() >= document.quality:
-            raise BadDocument(document.key, 'not drawn by its quality', f'{document.quality}')
         return self.task(document) if self.task else document

@@ -1,42 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Few-shot prompts: solved examples, chosen at random or by the likeness of their pictures, before each question."""
-
-import dataclasses
-from collections.abc import Sequence
+"""Which solved examples stand before each question: any, or those whose pictures are like the question's."""
 
 import numpy as np
-
-from mmjax.document import Document, Image, Region, Text, Video
-
-
-def join(examples: Sequence[Document], question: Document, separator: str = '\n') -> Document:
-    """Returns one document: the examples with their answers, then the question. Only the question has loss weights.
-
-    Documents with roles become one chat, whose turns need no separator.
-    """
-    pieces, roles = [], []
-    for example in examples:
-        pieces += _shifted(example, pieces, weight=0.0)
-        roles += example.meta.get('roles', [])
-        if separator and not roles:
-            pieces.append(Text(separator, weight=0.0))
-    pieces += _shifted(question, pieces)
-    roles += question.meta.get('roles', [])
-    return dataclasses.replace(
-        question, pieces=pieces, meta={**question.meta, 'roles': roles} if roles else question.meta
-    )
-
-
-def _shifted(document: Document, before: Sequence, weight: float | None = None) -> list:
-    """Returns the pieces as they stand behind `before`: regions name their picture by its number in the document."""
-    pictures = sum(isinstance(piece, Image | Video) for piece in before)
-    pieces = []
-    for piece in document.pieces:
-        changes = {} if weight is None else {'weight': weight}
-        if isinstance(piece, Region) and piece.image >= 0:
-            changes['image'] = piece.image + pictures
-        pieces.append(dataclasses.replace(piece, **changes))
-    return pieces
 
 
 def at_random(questions: int, examples: int, shots: int, seed: int, same: bool) -> np.ndarray:

@@ -1,39 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Examples stand before the question, never the question itself, and regions still name their pictures."""
+"""A question is never its own example."""
 
 import numpy as np
 import pytest
 
-from mmjax.document import Document, Image, Region, Text
 from mmjax.evals import few_shot
-
-BOX = (0.0, 0.0, 1.0, 1.0)
-
-
-def solved(name):
-    return Document(
-        [Image(np.zeros((2, 2, 3), np.uint8), name=name), Text(name), Region('', (BOX,), image=0)], key=name
-    )
-
-
-def test_join():
-    document = few_shot.join([solved('a'), solved('b')], solved('c'), separator='|')
-    assert [getattr(p, 'text', None) or getattr(p, 'name', '') for p in document.pieces] == [
-        'a',
-        'a',
-        '',
-        '|',
-        'b',
-        'b',
-        '',
-        '|',
-        'c',
-        'c',
-        '',
-    ]
-    regions = [p for p in document.pieces if isinstance(p, Region)]
-    assert [r.image for r in regions] == [0, 1, 2] and [r.weight for r in regions] == [0, 0, 1]
-    assert document.key == 'c' and document.split()[1] is document.pieces[-1]
 
 
 def test_at_random():
