@@ -11,6 +11,7 @@ from typing import Any
 
 from configs import data
 from mmjax.config import Checkpoints, Log, Mesh, Run, Stage
+from mmjax.data.beside import Beside
 from mmjax.data.tiles import Tiles
 from mmjax.data.tokenizer import Bytes
 from mmjax.models.connector import AttentionPool, Linear
@@ -23,6 +24,7 @@ from mmjax.models.grid_resampler import GridResampler
 from mmjax.models.mae import Mae
 from mmjax.models.native import NativeVit
 from mmjax.models.patches import Patches
+from mmjax.models.qformer import Qformer, Words
 from mmjax.models.resampler import Resampler
 from mmjax.models.vision import Vit
 from mmjax.models.vlm import Vlm
@@ -56,6 +58,8 @@ FEWER: dict[type, Callable[[Any], dict[str, Any]]] = {
     Rotary.Config: lambda c: dict(sections=c.sections and (2, 3, 3)),
     Linear.Config: lambda c: dict(merge=min(c.merge, 2)),
     Resampler.Config: lambda c: dict(queries=4, depth=2),
+    Qformer.Config: lambda c: dict(width=WIDTH, depth=2, queries=8),
+    Words.Config: lambda c: dict(vocab=256 + 3, begin=256 + 2),  # bytes, and the signs of `_beside`
     AttentionPool.Config: lambda c: dict(queries=4),
     Blocks: lambda c: dict(count=22, least=4),
     Latents: lambda c: dict(last=2),
@@ -77,7 +81,13 @@ FEWER: dict[type, Callable[[Any], dict[str, Any]]] = {
 def shrink(run: Run, *, chat: bool = False) -> Run:
     """Returns the run at a size for a laptop; `chat`: its documents are turns of user and assistant."""
     special, boxes = run.layout.special_tokens(), run.layout.coordinates is not None
-    layout = dataclasses.replace(run.layout, tokenizer=Bytes.Config(special=special), max_tokens=256, max_media=8)
+    layout = dataclasses.replace(
+        run.layout,
+        beside=_beside(run.layout.beside),
+        tokenizer=Bytes.Config(special=special),
+        max_tokens=256,
+        max_media=8,
+    )
     model = fewer(run.model)
     if layout.tiles:
         layout.tiles, model.frames = Tiles(grids=((1, 2), (2, 1))), 3
@@ -161,6 +171,10 @@ def fewer(c: Any) -> Any:
     parts = {name: fewer(part) for name, part in parts.items() if dataclasses.is_dataclass(part)}
     changes = FEWER[type(c)](c) if type(c) in FEWER else {}
     return dataclasses.replace(c, **parts, **changes)
+
+
+def _beside(c: Beside.Config | None) -> Beside.Config | None:
+    return c and dataclasses.replace(c, tokenizer=Bytes.Config(special=(*c.special_tokens(), '[DEC]')))
 
 
 def _short(stage: Stage, chat: bool, boxes: bool) -> Stage:

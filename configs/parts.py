@@ -9,18 +9,22 @@ import dataclasses
 from typing import NamedTuple
 
 from mmjax.config import Load
+from mmjax.data.beside import Beside
 from mmjax.data.tokenizer import HuggingFace, SentencePiece
 from mmjax.models.decoder import Decoder
+from mmjax.models.qformer import Qformer
 from mmjax.models.seq2seq import Seq2seq
 from mmjax.models.vision import Vit
+from mmjax.models.vlm import Vlm
 from mmjax.nn.attention import Attention
 from mmjax.nn.block import Block, GatedBlock
 from mmjax.nn.layers import Norm
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.positions import Rotary, Sinusoidal
-from mmjax.weights import Table, clip, fuyu, gemma, llama, qwen, t5
+from mmjax.weights import Table, blip, blip2, clip, fuyu, gemma, llama, qwen, t5
 from mmjax.weights import gpt2 as gpt2_layout
 from mmjax.weights import opt as opt_layout
+from mmjax.weights import qformer as qformer_layout
 
 
 class Size(NamedTuple):
@@ -65,6 +69,7 @@ QWEN2_7B = dict(
 QWEN3_8B = dict(
     hidden_size=4096, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, intermediate_size=12288
 )
+VIT_L_16 = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
 CLIP_L = dict(
     patch_size=14, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
 )  # 303.2 million parameters at 224 pixels
@@ -200,6 +205,28 @@ def palm(size: str) -> Decoder.Config:
     )
 
 
+def blip_captioner(size: str) -> Vlm.Config:
+    """BLIP's captioner, 224.0 million parameters with a ViT-B/16, 447 with a ViT-L/16."""
+    text = dict(num_attention_heads=12)  # else the public class would take 8
+    return blip.captioner(dict(text_config=text, vision_config=VIT_L_16 if size == 'large' else {}))
+
+
+def eva_g() -> Vit.Config:
+    """EVA-CLIP's ViT-g/14 as BLIP-2 takes it: 39 of its 40 blocks, 986.0 million parameters."""
+    return blip2.vision({})
+
+
+def qformer(**ours) -> Qformer.Config:
+    """A Q-Former of BERT's size beside EVA-CLIP: 105.1 million parameters, and 80.6 that read words."""
+    return qformer_layout.config({'vocab_size': 30_523}, queries=32, reads=True, **ours)
+
+
+def beside(*, learnt: bool) -> Beside.Config:
+    """The words beside pictures as BERT reads them; `learnt`: captions, which [DEC] begins where they are written."""
+    words = HuggingFace.Config(path='weights/bert-base-uncased', special=('[DEC]',))
+    return Beside.Config(tokenizer=words, learnt=learnt)
+
+
 def tokenizer(path: str, *writers) -> SentencePiece.Config | HuggingFace.Config:
     """The tokenizer of a file or folder, grown by the special tokens of all `writers`: formats and coordinates."""
     special = tuple(dict.fromkeys(token for writer in writers for token in writer.special_tokens()))
@@ -213,6 +240,12 @@ def clip_l_weights(side: int) -> Load:
     return Load(
         f'weights/{name}', paths=('encoder/.*',), table=clip.vision_table, part='encoder', prefix='vision_model.'
     )
+
+
+def eva_g_weights() -> Load:
+    """The weights of EVA-CLIP's tower, out of Salesforce/blip2-opt-2.7b."""
+    path = 'weights/blip2-opt-2.7b'
+    return Load(path, paths=('encoder/.*',), table=blip.vision_table, part='encoder', prefix='vision_model.')
 
 
 def vicuna_weights(size: str) -> Load:

@@ -23,7 +23,7 @@ from mmjax.models.seq2seq import Seq2seq
 from mmjax.params import Skeleton, flatten
 from mmjax.start import initial
 from mmjax.step import build_update, init_state
-from mmjax.weights import fuyu, kosmos2, llava
+from mmjax.weights import blip2, fuyu, kosmos2, llava
 from mmjax.workdir import abstract, shapes
 
 FOLDER = pathlib.Path(args.__file__).parent
@@ -56,6 +56,12 @@ COUNTS = {
     'shikra.py:7b': ((6738.4 + 303.2 + 4.2) * M, {}),
     'shikra.py:13b': ((13015.9 + 303.2 + 5.2) * M, {}),
     'fuyu.py:8b': (9408.2 * M, {}),
+    'blip.py:base': (224.0 * M, {}),
+    'blip.py:large': ((303.7 + 137.9 + 4.7) * M, {}),  # tower, text model, keys and values as wide as the tower
+    'blip2.py:2.7b': ((986.0 + 105.1 + 2.0 + 2651.6) * M, {'words beside the queries': -80.6 * M, 'heads': -24.5 * M}),
+    'blip2.py:6.7b': ((986.0 + 105.1 + 3.1 + 6658.5) * M, {'words beside the queries': -80.6 * M, 'heads': -24.5 * M}),
+    'instructblip.py:7b': (7913.2 * M, {}),
+    'instructblip.py:13b': ((986.0 + 185.7 + 3.9 + 13015.9) * M, {}),
     'clip.py:b32': (151.28 * M, {}),
     'clip.py:b16': (149.62 * M, {}),
     'clip.py:l14': (427.62 * M, {}),
@@ -155,6 +161,9 @@ def test_systems_with_public_weights_are_those_of_the_weight_tables():
     assert model('kosmos2.py') == kosmos2.config(dict(text_config={}, vision_config=tower(224)))
     assert model('fuyu.py') == fuyu.config({})
     for size in parts.LLAMA:
+        text = {**parts.LLAMA[size], 'vocab_size': 32_001, 'model_type': 'llama'}
+        asks = dict(model_type='instructblip', text_config=text, qformer_config={'vocab_size': 30_523})
+        assert model(f'instructblip.py:{size}') == blip2.config(asks)
         text = {**parts.LLAMA[size], 'vocab_size': 32_064}
         assert model(f'llava.py:{size}') == llava.config(dict(text_config=text, vision_config=tower(336)))
 
