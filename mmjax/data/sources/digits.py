@@ -8,9 +8,10 @@ scenes; only the answers count in the loss, and the last piece of a document is 
     count      [scene] how many? 3
     find       [scene] where is 7 (the box of the square on which it was written)
     mixed      [scene] how many? 3 / digits? 371 / where is 7 (a box) / [scene] ...    all three, of several scenes
-    few_shot   [scene] dax / [scene] wug / [scene] dax / [scene] wug  made-up names of two kinds of digits
+    few_shot   [scene]:?dax / [scene]:?wug / [scene]:?dax / [scene]:?wug  made-up names of two kinds of digits
 
-An answer with something behind it ends with a new line (/), which is learnt with it.
+An answer with something behind it ends with a new line (/), which is learnt with it. In place of a question mark of
+few_shot may stand the digit itself, as a help: what follows is then learnt from words before it is from pictures.
 """
 
 import dataclasses
@@ -71,6 +72,7 @@ class Digits:
         pictures: int = 1  # mixed: scenes a document
         classes: int = 2  # few_shot: made-up names a document
         shots: int = 1  # few_shot: named pictures of each class before the one that is asked for
+        written: float = 0.0  # few_shot: chance that the digit of a picture is written before its name
 
         def build(self) -> 'Digits':
             """Checks the numbers and returns the source."""
@@ -87,6 +89,8 @@ class Digits:
                     f'{self.height} x {self.width}; '
                     '4 <= smallest <= largest <= height, width is needed'
                 )
+            if not 0 <= self.written <= 1:
+                raise ValueError(f'digits: written={self.written} is a chance; 0 <= written <= 1 is needed')
             if not 2 <= self.classes <= 10:
                 raise ValueError(f'digits: classes={self.classes}, but there are 2 to 10 kinds of digits to name')
             return Digits(self)
@@ -124,7 +128,7 @@ class Digits:
     def _few_shot(self, rng: np.random.Generator) -> list[Piece]:
         """Shows digits beside made-up names, `shots` of each class in any order, then one whose name is the answer.
 
-        A name counts from the second time on: the first time nobody can know it.
+        A name counts from the second time on: the first time nobody can know it. A digit that is written always counts.
         """
         c = self.config
         kinds = rng.permutation(10)[: c.classes]
@@ -135,7 +139,10 @@ class Digits:
         for place, which in enumerate(order):
             known = which in order[:place]
             picture, _ = self.scene(rng, [int(kinds[which])])
-            pieces += [Image(picture), Text(str(names[which]), weight=float(known)), Text('\n', weight=float(known))]
+            help = rng.random() < c.written
+            pieces += [Image(picture), Text(':', weight=0.0)]
+            pieces.append(Text(str(kinds[which]) if help else '?', weight=float(help)))
+            pieces += [Text(str(names[which]), weight=float(known)), Text('\n', weight=float(known))]
         return pieces[:-1]
 
     def scene(self, rng: np.random.Generator, labels: list[int]) -> tuple[np.ndarray, list[Placed]]:

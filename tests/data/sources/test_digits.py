@@ -83,15 +83,32 @@ def test_a_free_place_is_any_that_keeps_clear_of_the_others():
         assert found == want
 
 
+def named(document) -> list[tuple[Text, Text]]:
+    """(what stands in place of the digit, the name) of every picture of few-shot naming."""
+    texts = [p for p in document.pieces if isinstance(p, Text) and p.text not in (':', '\n')]
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
 def test_few_shot_names_cannot_be_known_before_they_are_shown():
     for i in range(40):
-        document = Digits.Config(task='few_shot', classes=2, shots=2, most=1).build()[i]
-        names = [p for p in document.pieces if isinstance(p, Text) and p.text != '\n']
+        pictures = named(Digits.Config(task='few_shot', classes=2, shots=2, most=1).build()[i])
         seen = set()
-        for name in names:
-            assert (name.weight > 0) == (name.text in seen)
+        for digit, name in pictures:
+            assert digit.text == '?' and not digit.weight and (name.weight > 0) == (name.text in seen)
             seen.add(name.text)
-        assert names[-1].text in {n.text for n in names[:-1]} and len(names) == 5
+        assert len(seen) == 2 and len(pictures) == 5
+
+
+def test_written_digits_go_with_their_names_and_are_learnt():
+    source, written = Digits.Config(task='few_shot', shots=3, most=1, written=0.5).build(), []
+    for i in range(40):
+        pictures = named(source[i])
+        digits = [(digit.text, name.text) for digit, name in pictures if digit.text != '?']
+        # One name a digit and one digit a name: the written digit says which name comes.
+        assert len(dict(digits)) == len({name for _, name in digits}) == len(set(digits))
+        written += [digit.weight for digit, _ in pictures]
+        assert all((digit.weight > 0) == (digit.text != '?') for digit, _ in pictures)
+    assert 0.4 < np.mean(written) < 0.6
 
 
 @pytest.mark.parametrize(
@@ -102,6 +119,7 @@ def test_few_shot_names_cannot_be_known_before_they_are_shown():
         (dict(least=3, most=2), 'least=3 and most=2'),
         (dict(largest=40), '10 to 40 pixels on scenes of 32 x 32'),
         (dict(classes=1), 'classes=1'),
+        (dict(written=2.0), 'written=2.0 is a chance'),
     ],
 )
 def test_refusals(wrong, message):
