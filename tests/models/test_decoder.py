@@ -268,7 +268,7 @@ def test_branches_within_look_at_media_or_are_not_there():
     blind = model(x, *span_place)
     nothing = model(x, *span_place, media=media, media_span=jnp.zeros((B, L, 2), jnp.int32))
     seen = model(x, *span_place, media=media, media_span=looks(L))
-    np.testing.assert_allclose(blind, nothing, atol=1e-6)
+    np.testing.assert_allclose(blind, nothing, atol=1e-5)
     # Tokens before the first that looks do not change: what it saw reaches only those that see it.
-    np.testing.assert_allclose(blind[:, :2], seen[:, :2], atol=1e-6)
+    np.testing.assert_allclose(blind[:, :2], seen[:, :2], atol=1e-5)
     assert np.abs(blind[:, 2:] - seen[:, 2:]).max() > 0.01

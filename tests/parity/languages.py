@@ -27,22 +27,22 @@ def run_t5(r: Reference) -> Result:
     return Result(outputs, account, {'encoder_last_hidden_state': mask == 1})
 
 
-def two_way(mask: np.ndarray) -> np.ndarray:
+def two_way(mask: np.ndarray) -> jnp.ndarray:
     """Returns spans with which all tokens of a row see each other; mask is 1 on the left, where they are."""
     end = np.broadcast_to(mask.sum(axis=1, keepdims=True), mask.shape)
-    return np.stack([end * 0, end * mask], axis=-1).astype(np.int32)
+    return jnp.asarray(np.stack([end * 0, end * mask], axis=-1).astype(np.int32))
 
 
 def separate(model: Seq2seq, ids: np.ndarray, mask: np.ndarray, written: np.ndarray) -> dict[str, np.ndarray]:
     """Returns what the encoder and the decoder give for an input and an output."""
     rows, length = written.shape
     count = np.broadcast_to(mask.sum(axis=1, keepdims=True), (rows, length))
-    looks = np.stack([count * 0, count], axis=-1).astype(np.int32)
+    looks = jnp.asarray(np.stack([count * 0, count], axis=-1).astype(np.int32))
 
     def run(model):
         source = model.encode(model.embed_tokens(jnp.asarray(ids)), two_way(mask), places(ids))
         x = model.embed_tokens(jnp.asarray(written))
-        span = harness.causal(np.ones_like(written))
+        span = jnp.asarray(harness.causal(np.ones_like(written)))
         return dict(source=source, hidden=model.decoder(x, span, places(written), media=source, media_span=looks))
 
     return harness.run(run, model)
@@ -61,7 +61,8 @@ def one_row(model: Seq2seq, ids: np.ndarray, mask: np.ndarray, written: np.ndarr
         span[b, :n] = 0, n
         span[b, output] = np.stack([np.full(length, n), n + 1 + np.arange(length)], axis=-1)
         looks[b, output] = 0, n
-    run = lambda m: m(m.embed_tokens(jnp.asarray(tokens)), span, jnp.asarray(position), media_span=looks)
+    tokens, span, position, looks = map(jnp.asarray, (tokens, span, position, looks))
+    run = lambda m: m(m.embed_tokens(tokens), span, position, media_span=looks)
     hidden = np.asarray(harness.run(run, model))
     return np.stack([hidden[b, n : n + length] for b, n in enumerate(first)])
 
