@@ -54,17 +54,16 @@ def test_padding_is_not_seen(causal):
 
 
 def test_a_verdict_looks_at_the_own_picture_alone():
-    pair = build(dataclasses.replace(PAIR, causal=False, cross=systems.WITHIN, pool='start', init_scale=None))
+    form = dict(causal=False, cross=systems.WITHIN, pool='start', init_scale=None, logit_bias=False)
+    pair = build(dataclasses.replace(PAIR, **form))
     length, features = jnp.array([3, 6, 2, 5]), pair.vision(jnp.asarray(PIXELS)[:, None, None])[:, 0, 0]
     verdict = pair.match(features, TOKENS, length)
     padded = jnp.where(jnp.arange(6) < length[:, None], TOKENS, 11)
     np.testing.assert_array_equal(verdict, pair.match(features, padded, length))
     other = pair.match(features.at[1].add(1.0), TOKENS, length)
     assert (other != verdict).any(axis=1).tolist() == [False, True, False, False]
-    assert (
-        pair.scale is None
-        and float(np.abs(pair.similarity(pair.images(jnp.asarray(PIXELS)), pair.texts(TOKENS))).max()) < 1.5
-    )
+    cosines = np.abs(pair.similarity(pair.images(jnp.asarray(PIXELS)), pair.texts(TOKENS)))
+    assert pair.scale is None and cosines.max() < 1.5
 
 
 def test_it_traces_on_a_mesh():
