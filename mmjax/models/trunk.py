@@ -14,12 +14,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from mmjax import sharding
 from mmjax.nn import stack
 from mmjax.nn.attention import narrow
 from mmjax.nn.block import Block, CrossBranch
 from mmjax.nn.cache import KeyValue, recall, zeros
-from mmjax.nn.layers import Norm
+from mmjax.nn.layers import Norm, normal, parameter
 from mmjax.nn.positions import Learned, Relative, Rotary, Sinusoidal
+from mmjax.sharding import w_LD
 
 Position = Rotary.Config | Sinusoidal.Config | Learned.Config | Relative.Config
 
@@ -52,6 +54,7 @@ class Trunk(nnx.Module):
         norm: Norm.Config | None = dataclasses.field(default_factory=Norm.Config)  # after the last block
         position: Position | None = dataclasses.field(default_factory=Rotary.Config)
         local: Local.Config | None = None
+        kinds: int = 0  # of tokens, with a learned vector each that is added where positions are (BERT's segments)
         input_scale: float = 1.0  # of everything that enters, spliced media too (Kosmos-2: sqrt(width))
         remat: str = 'none'  # what the backward pass computes again: 'none', 'block', 'dots'
 
@@ -76,15 +79,25 @@ class Trunk(nnx.Module):
         self.every, self.first, self.inside = every, first, isinstance(cross, CrossBranch.Config)
         inserted = lambda r: cross.build(width, media_width, rngs=r)
         self.xattn = stack.build(inserted, len(stack.crossings(c.depth, every, first)), rngs) if cross else None
+        self.kinds = parameter(normal(rngs.params(), (c.kinds, width), 0.02), w_LD) if c.kinds else None
         self.embed_norm = c.embed_norm.build(width, rngs=rngs) if c.embed_norm else None
         self.norm = c.norm.build(width, rngs=rngs) if c.norm else None
 
-    def enter(self, x: Float[Array, 'B L D'], position: Int[Array, 'B L *axes']) -> Float[Array, 'B L D']:
-        """Returns what the first block gets: everything scaled, with the positions that are added, and normed."""
+    def enter(
+        self, x: Float[Array, 'B L D'], position: Int[Array, 'B L *axes'], kind: Int[Array, 'B L'] | None = None
+    ) -> Float[Array, 'B L D']:
+        """Returns what the first block gets: everything scaled, with the positions that are added, and normed.
+
+        `kind` says which of Config.kinds each token is; None: all are of the first.
+        """
         if self.input_scale != 1:
             x = x * jnp.asarray(self.input_scale, x.dtype)
         if self.position is not None:
             x = x + self.position(position).astype(x.dtype)
+        if self.kinds is not None:
+            table = sharding.place(self.kinds[...], sharding.P()).astype(x.dtype)
+            one = table[0] if kind is None else table.at[kind].get(out_sharding=sharding.where(sharding.act_BLD))
+            x = x + one
         return x if self.embed_norm is None else self.embed_norm(x)
 
     def leave(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
@@ -101,13 +114,15 @@ class Trunk(nnx.Module):
         media_span: Int[Array, 'B L 2'] | None = None,
         expert: Int[Array, 'B L'] | None = None,
         deep: Float[Array, 'G B L D'] | None = None,
+        kind: Int[Array, 'B L'] | None = None,
     ) -> Float[Array, 'B L D']:
         """Returns the hidden states after the last norm; media are for the parts that look at them only.
 
         Without media a model with CrossBranches runs as if it had none: BLIP's text encoder alone. `expert` names the
-        tokens that the blocks' second set of weights reads, where they have one.
+        tokens that the blocks' second set of weights reads, where they have one; `kind` is for `enter`.
         """
-        return self._fold(x, span, position, media=media, media_span=media_span, expert=expert, deep=deep)[0]
+        more = dict(media=media, media_span=media_span, expert=expert, deep=deep)
+        return self._fold(self.enter(x, position, kind), span, position, **more)[0]
 
     def init_cache(self, rows: int, length: int, dtype: DTypeLike) -> Cache:
         """Returns an empty cache for `rows` rows of at most `length` tokens."""
@@ -131,9 +146,8 @@ class Trunk(nnx.Module):
             # Computed here for all inserted blocks, so that a step reads them and never sees the media again.
             kept = jax.lax.scan(lambda _, block: (None, block.keys_values(media)), None, self.xattn)[1]
             kept = jax.tree.map(lambda x: x.astype(cache.text.k.dtype), kept)
-        hidden, text = self._fold(
-            x, span, position, text=cache.text, kept=kept, media_span=media_span, expert=expert, deep=deep
-        )
+        more = dict(kept=kept, media_span=media_span, expert=expert, deep=deep)
+        hidden, text = self._fold(self.enter(x, position), span, position, text=cache.text, **more)
         return hidden, Cache(text, kept)
 
     def step(
@@ -147,9 +161,8 @@ class Trunk(nnx.Module):
         media_span: Int[Array, 'B L 2'] | None = None,
     ) -> tuple[Float[Array, 'B L D'], Cache]:
         """Goes on by L tokens (usually one): row b's are written at places write[b]..; spans speak of cache places."""
-        hidden, text = self._fold(
-            x, span, position, text=cache.text, write=write, kept=cache.media, media_span=media_span
-        )
+        more = dict(kept=cache.media, media_span=media_span)
+        hidden, text = self._fold(self.enter(x, position), span, position, text=cache.text, write=write, **more)
         return hidden, Cache(text, cache.media)
 
     def _fold(
@@ -166,7 +179,6 @@ class Trunk(nnx.Module):
         expert=None,
         deep=None,
     ) -> tuple[Array, KeyValue | None]:
-        x = self.enter(x, position)
         place = None if write is None else write[:, None] + jnp.arange(x.shape[1])
         # A prompt looks at itself, what follows it at the whole row of the cache.
         view, bias = self._views(span, position, place, x.shape[1] if write is None else text.k.shape[2]), None

@@ -20,6 +20,8 @@ TIED = (
     'the head is the embedding table, its bias is cls.predictions.bias',
 )
 
+JUDGE = (r'(bert\.pooler|cls\.seq_relationship)\..*', 'says whether two sentences follow one another')
+
 
 def block(public: Mapping[str, Any], heads: int = 12) -> Block.Config:
     """Returns our config of a block; `heads` where a config.json leaves them out."""
@@ -42,8 +44,13 @@ def _attention(public: Mapping[str, Any], heads: int) -> Attention.Config:
     return Attention.Config(heads=heads, q_bias=True, k_bias=True, v_bias=True, o_bias=True)
 
 
-def config(public: Mapping[str, Any], *, head: bool, heads: int = 12, vocab: int = 30522) -> Decoder.Config:
-    """Returns our config of the text model of a config.json, with or without the head that names words."""
+def config(
+    public: Mapping[str, Any], *, head: bool, heads: int = 12, vocab: int = 30522, kinds: int = 0
+) -> Decoder.Config:
+    """Returns our config of the text model of a config.json, with or without the head that names words.
+
+    `kinds`: how many segments a text may have; none where they were left out (BLIP, Q-Former).
+    """
     scale = Norm.Config(eps=public.get('layer_norm_eps', 1e-12))
     return Decoder.Config(
         vocab=public.get('vocab_size', vocab),
@@ -53,10 +60,21 @@ def config(public: Mapping[str, Any], *, head: bool, heads: int = 12, vocab: int
         embed_norm=scale,
         norm=None,
         position=Learned.Config(length=public.get('max_position_embeddings', 512)),
+        kinds=kinds,
         transform=Transform.Config(act=activation(public.get('hidden_act', 'gelu')), norm=scale) if head else None,
         tied=True,  # without a head it names nothing and needs none
         head_bias=head,
     )
+
+
+def masked(public: Mapping[str, Any]) -> Decoder.Config:
+    """Returns our config of a BertForMaskedLM: spans that reach both ways make it one that fills gaps."""
+    return config(public, head=True, kinds=public.get('type_vocab_size', 2))
+
+
+def masked_table(c: Decoder.Config) -> Table:
+    """Returns the names of a BertForMaskedLM; what judges pairs of sentences beside it is not read."""
+    return table(c, crossed=False, body='bert.') + Table((), (JUDGE,))
 
 
 def table(c: Decoder.Config, *, crossed: bool, body: str = '', self_attention: str = 'self') -> Table:
@@ -65,6 +83,7 @@ def table(c: Decoder.Config, *, crossed: bool, body: str = '', self_attention: s
     entries = [
         *words('embed/table', f'{body}embeddings.word_embeddings', (c.vocab,)),
         Entry('position/table', f'{body}embeddings.position_embeddings.weight', Same()),
+        *([Entry('kinds', f'{body}embeddings.token_type_embeddings.weight', Same())] if c.kinds else []),
         *norm('embed_norm', f'{body}embeddings.LayerNorm'),
         *sums('blocks/attn', 'blocks/attn_sum_norm', f'{key}.attention', self_attention, layers),
         *feed('blocks/mlp', 'blocks/mlp_sum_norm', key, '', layers),

@@ -23,7 +23,7 @@ from mmjax.models.seq2seq import Seq2seq
 from mmjax.params import Skeleton, flatten
 from mmjax.start import initial
 from mmjax.step import build_update, init_state
-from mmjax.weights import blip2, fuyu, kosmos2, llava
+from mmjax.weights import bert, blip2, fuyu, kosmos2, llava
 from mmjax.workdir import abstract, shapes
 
 FOLDER = pathlib.Path(args.__file__).parent
@@ -127,6 +127,7 @@ def test_published_sizes_have_the_published_parameters(spec):
         (parts.opt('125m'), 125.2),
         (parts.opt('2.7b'), 2651.6),
         (parts.opt('6.7b'), 6658.5),
+        (bert.masked({}), 109.5),
         (parts.gpt2('small'), 124.4),
         (parts.gpt2('medium'), 354.8),
         (parts.gpt2('large'), 774.0),

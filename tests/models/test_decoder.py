@@ -252,12 +252,15 @@ def test_the_largest_model_is_named_without_its_memory():
 
 
 def test_bert_enters_and_leaves_through_norms():
-    model, x, hidden = model_of(dataclasses.replace(VARIANTS['bert'], depth=1)), array(B, L, WIDTH), array(B, L, WIDTH)
+    model = model_of(dataclasses.replace(VARIANTS['bert'], depth=1, kinds=2))
+    x, hidden = array(B, L, WIDTH), array(B, L, WIDTH)
     span, place = causal(L)
     block = jax.tree.map(lambda p: p[0], model.blocks)
-    last = block(model.embed_norm(x + model.position(place)), span)[0]
-    want = model.transform.norm(jax.nn.gelu(model.transform.dense(last), approximate=False))
-    np.testing.assert_allclose(model(x, span, place), want, atol=1e-5)
+    for kind in (None, place // 3 % 2):
+        kinds = model.kinds[...][0 if kind is None else kind]
+        last = block(model.embed_norm(x + model.position(place) + kinds), span)[0]
+        want = model.transform.norm(jax.nn.gelu(model.transform.dense(last), approximate=False))
+        np.testing.assert_allclose(model(x, span, place, kind=kind), want, atol=1e-5)
     want = model.embed.attend(hidden) + model.bias[...]
     np.testing.assert_allclose(model.logits(hidden)[..., :20], want[..., :20], atol=1e-5)
 

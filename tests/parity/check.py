@@ -35,6 +35,7 @@ from mmjax.weights import cohere, fuyu, gemma, gpt2, llama, opt, qwen
 
 # By class; formulas without weights, which are no class of anybody's, by the name of their file.
 CASES: dict[str, Callable[[Reference], Result]] = {
+    'BertForMaskedLM': languages.run_bert,
     'BlipForConditionalGeneration': blip.run_captioner,
     'BlipForImageTextRetrieval': blip.run_retriever,
     'BlipForQuestionAnswering': blip.run_answerer,

@@ -4,12 +4,22 @@
 import harness
 import jax.numpy as jnp
 import numpy as np
-from harness import IGNORE, Result, load
+from harness import IGNORE, Result, load, score, text_batch
 from references import Reference
 
 from mmjax.models.seq2seq import Seq2seq
+from mmjax.models.vlm import Vlm
 from mmjax.objectives.next_token import token_losses
-from mmjax.weights import t5
+from mmjax.weights import bert, t5
+
+
+def run_bert(r: Reference) -> Result:
+    """Runs BertForMaskedLM, whose tokens are all of the first kind."""
+    config = Vlm.Config(decoder=bert.masked(r.config))
+    model, account, _ = load(config.build, bert.masked_table(config.decoder).under('decoder/', ''), r)
+    ids, mask = r.inputs['input_ids'], r.inputs['attention_mask']
+    outputs = score(model, text_batch(ids, mask, span=two_way(mask)), None)
+    return Result(outputs, account, {'logits': mask == 1})
 
 
 def run_t5(r: Reference) -> Result:

@@ -21,6 +21,7 @@ NAMES = [
     'gemma2',
     'gemma3_text',
     't5',
+    'bert_mlm',
     'clip',
     'clip_legacy_eos2',
     'openai_clip_vit',
