@@ -106,7 +106,8 @@ def vit_22b() -> Vit.Config:
 
 def vicuna(size: str, vocab: int = 32_000) -> Decoder.Config:
     """LLaMA, whose shape Vicuna has: 6.74 or 13.02 billion parameters."""
-    return llama.config({**LLAMA[size], 'vocab_size': vocab})
+    # Version 1.5 follows the second LLaMA, whose norms have a larger eps than the first one's.
+    return llama.config({**LLAMA[size], 'vocab_size': vocab, 'rms_norm_eps': 1e-5})
 
 
 def opt(size: str) -> Decoder.Config:

@@ -21,6 +21,7 @@ from mmjax.sharding import P
 from mmjax.step import State
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
+WRITTEN_AT_ONCE = 128 << 20  # bytes in flight to the disk
 
 
 class CheckpointError(Exception):
@@ -138,6 +139,22 @@ class Store:
             f'{self.directory}: the checkpoint could not be written ({reason}); {last}. '
             'Make room, or lower checkpoint.keep_last, and start the same command again'
         )
+
+
+def write_params(workdir: pathlib.Path, place: Place, params: Mapping[str, np.ndarray]) -> None:
+    """Writes a checkpoint of parameters alone, in the dtypes they have, without a further copy in memory."""
+    context = ocp.Context()
+    context.memory_options.deepcopy_host_arrays = False
+    context.memory_options.write_concurrent_bytes = WRITTEN_AT_ONCE
+    context.array_options.saving.use_compression = False  # costs more than it saves on weights, which look random
+    with context:
+        orbax = ocp.training.Checkpointer(workdir.absolute() / 'checkpoints')
+        try:
+            orbax.save_checkpointables(place.step, {'params': dict(params)}, custom_metadata=place._asdict())
+        except Exception as e:
+            raise CheckpointError(f'{workdir}: the checkpoint could not be written ({e}); make room') from e
+        finally:
+            orbax.close()
 
 
 def require_fit(found: Mapping[str, tuple[int, ...]], want: Shapes, where: Any, *, some: bool = False) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `mmjax train | evaluate | sample | data`.
+"""The command line: `mmjax train | evaluate | sample | import | export | data`.
 
 Only the standard library is imported here; a verb imports what it needs when it runs, so that help comes at once.
 """
@@ -55,6 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(verbs)
     _add_evaluate(verbs)
     _add_sample(verbs)
+    _add_import(verbs)
+    _add_export(verbs)
     _add_data(verbs)
     return parser
 
@@ -121,6 +123,35 @@ def _checkpoint(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument('--step', type=int, help='of which checkpoint; else the last')
     verb.add_argument('--ema', action='store_true', help='take the averaged weights')
+
+
+def _add_import(verbs: argparse._SubParsersAction) -> None:
+    verb = _verb(verbs, 'import', run_import, 'make a work directory of a public checkpoint')
+    verb.epilog = (
+        'example: mmjax import weights/llava-1.5-7b-hf --config=configs/llava.py:7b --stage=chat --out=runs/llava\n\n'
+        'DIR is a folder as the Hub has it. Without --config the model is what config.json says, and can be asked,\n'
+        'measured, and loaded by other runs (run.load); with it, `mmjax train` goes on from there.'
+    )
+    add = verb.add_argument
+    add('folder', type=pathlib.Path, metavar='DIR', help='config.json, safetensors (shards too), tokenizer files')
+    add('--out', required=True, type=pathlib.Path, metavar='WORKDIR', help='the work directory; must not be there')
+    _config(verb, required=False, more=' that is trained on from the weights; else config.json')
+    add('--stage', default='', metavar='NAME', help='the stage that begins with the weights (the first)')
+    add('--accept-changes', action='store_true', help='where config.json says otherwise, the config is right')
+    add('--new-tokens', action='store_true', help='the layout may write tokens that the tokenizer lacks')
+    add('--pickled', action='store_true', help='read .bin and .pt files too, their weights only (needs torch)')
+
+
+def _add_export(verbs: argparse._SubParsersAction) -> None:
+    verb = _verb(verbs, 'export', run_export, 'write a trained model as a public checkpoint')
+    verb.epilog = 'example: mmjax export runs/llava --out=llava-tuned --dtype=bfloat16'
+    add = verb.add_argument
+    add('workdir', type=pathlib.Path, metavar='WORKDIR', help='a run, begun by `mmjax import` or with --like')
+    add('--out', required=True, type=pathlib.Path, metavar='DIR', help='the folder; must not be there')
+    add('--like', type=pathlib.Path, metavar='DIR', help='a public folder whose config.json describes the model')
+    add('--step', type=int, help='of which checkpoint; else the last')
+    add('--ema', action='store_true', help='take the averaged weights')
+    add('--dtype', default='', help='float32, bfloat16 or float16; else that of config.json')
 
 
 def _add_data(verbs: argparse._SubParsersAction) -> None:
@@ -190,6 +221,39 @@ def run_sample(args: argparse.Namespace, overrides: list[str]) -> int:
         ema=args.ema,
     )
     print(describe(request, *answer(request)))
+    return 0
+
+
+def run_import(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Runs `mmjax import`."""
+    from mmjax.config_io import load_config
+    from mmjax.public import Request, describe, import_checkpoint
+
+    if overrides and not args.config:
+        raise ValueError(f'{overrides[0]} changes no config; give one with --config=FILE')
+    request = Request(
+        folder=args.folder,
+        out=args.out,
+        run=load_config(args.config, overrides) if args.config else None,
+        spec=args.config or '',
+        overrides=overrides,
+        stage=args.stage,
+        pickled=args.pickled,
+        accept_changes=args.accept_changes,
+        new_tokens=args.new_tokens,
+    )
+    print(describe(import_checkpoint(request)))
+    return 0
+
+
+def run_export(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Runs `mmjax export`."""
+    if overrides:
+        raise ValueError(f'{overrides[0]}: export takes the config of the work directory as it is')
+    from mmjax.public import export_checkpoint
+
+    step = export_checkpoint(args.workdir, args.out, like=args.like, step=args.step, ema=args.ema, dtype=args.dtype)
+    print(f'{args.out}: the model of step {step}')
     return 0
 
 

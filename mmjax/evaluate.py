@@ -32,6 +32,7 @@ from mmjax.decode.sampling import Decoding
 from mmjax.document import BadDocument, Document, Image
 from mmjax.evals import blind, few_shot
 from mmjax.evals.metrics import METRICS, OVER_ALL, VERSION, expected, found_boxes, references, true_boxes, words
+from mmjax.objectives.next_token import NextToken
 from mmjax.report import page
 from mmjax.report.results import Measured, save
 from mmjax.workdir import restore
@@ -99,7 +100,8 @@ def measure(run: Run, model: Any, evals: Sequence[Eval] | None = None) -> list[M
     found = []
     for ev in run.evals if evals is None else evals:
         check_metric(ev)
-        found.append(measure_one(ev, layout, model, run.stages[-1].objective))
+        objective = run.stages[-1].objective if run.stages else NextToken()  # a run of imported weights has no stages
+        found.append(measure_one(ev, layout, model, objective))
         log.info(f'{ev.name}: ' + ', '.join(f'{k} {v:.4g}' for k, v in found[-1].figures.items()))
     return found
 

@@ -94,9 +94,9 @@ def train(run: Run, workdir: pathlib.Path) -> int:
             log.info(f'{workdir} is done: all {begun.step} steps are trained' + ' and measured' * bool(run.evals))
             return 0
         evaluate.check(run)
-        if begun.step:
+        if store.latest is not None:
             log.info(f'going on from {store.directory / str(begun.step)}, stage {run.stages[begun.stage].name!r}')
-        params = store.params(begun.step, want) if begun.step else initial(run, mesh)
+        params = initial(run, mesh) if store.latest is None else store.params(begun.step, want)
         logger = log.Logger(run.log, workdir, _ends(run)[-1], begun.step)
         logger.set_state(begun.log)
         shop = Workshop(run, mesh, Skeleton(model), store, logger, begun)

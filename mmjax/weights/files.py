@@ -8,8 +8,10 @@ from typing import Any
 
 import ml_dtypes  # noqa: F401  (gives numpy the name bfloat16, which safetensors looks up)
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from mmjax.weights.table import WeightsError
 
 _INDEX = 'model.safetensors.index.json'
 
@@ -23,16 +25,26 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     def __init__(self, path: str | pathlib.Path, prefix: str = ''):
         self.path, self.prefix = pathlib.Path(path), prefix
-        self._files = {file: safe_open(file, 'numpy') for file in _tensor_files(self.path)}
-        self._where = {
-            key.removeprefix(prefix): file
-            for file, handle in self._files.items()
-            for key in handle.keys()  # noqa: SIM118  (a safetensors handle is no mapping)
-            if key.startswith(prefix)
-        }
+        found = _names(self.path)
+        self._where = {key.removeprefix(prefix): file for key, file in found.items() if key.startswith(prefix)}
 
     def __getitem__(self, key: str) -> np.ndarray:
-        return self._files[self._where[key]].get_tensor(self.prefix + key)
+        # Opened for each tensor: pages of a file that is open count as this process's memory, all of them in the end.
+        with _open(self.file(key)) as handle:
+            return handle.get_tensor(self.prefix + key)
+
+    def file(self, key: str) -> pathlib.Path:
+        """Returns the file that holds a tensor."""
+        return self._where[key]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Returns name -> shape, from the files' headers."""
+        found = {}
+        for file in sorted(set(self._where.values())):
+            with _open(file) as handle:
+                keys = [key for key, where in self._where.items() if where == file]
+                found |= {key: tuple(handle.get_slice(self.prefix + key).get_shape()) for key in keys}
+        return {key: found[key] for key in self._where}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
@@ -42,25 +54,100 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     def metadata(self) -> dict[str, str]:
         """Returns what the first file says of itself."""
-        return next(iter(self._files.values())).metadata() or {}
+        with _open(_tensor_files(self.path)[0]) as handle:
+            return handle.metadata() or {}
 
     def config(self) -> dict[str, Any]:
         """Returns config.json of the folder that holds the checkpoint."""
         folder = self.path if self.path.is_dir() else self.path.parent
-        return json.loads((folder / 'config.json').read_text())
+        return read_json(folder / 'config.json')
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the object of a JSON file; raises WeightsError that names the file where there is none in it."""
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as e:
+        raise WeightsError(f'{path} is no JSON: {e}; download it again') from e
+    if not isinstance(found, dict):
+        raise WeightsError(f'{path} holds {type(found).__name__}, expected an object; download it again')
+    return found
+
+
+def _open(file: pathlib.Path) -> Any:
+    try:
+        return safe_open(file, 'numpy')
+    except SafetensorError as e:
+        size = file.stat().st_size
+        raise WeightsError(
+            f'{file}: {size} bytes are no whole safetensors file{_promised(file, size)} ({e}); download it again'
+        ) from e
+
+
+def _promised(file: pathlib.Path, size: int) -> str:
+    """Says how long the file should be by its own header, if that can be read."""
+    with open(file, 'rb') as handle:
+        length = int.from_bytes(handle.read(8), 'little')
+        if not 0 < length <= size - 8:
+            return ''
+        try:
+            header = json.loads(handle.read(length))
+            ends = [v['data_offsets'][1] for k, v in header.items() if k != '__metadata__']
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            return ''
+    return f', its header says {8 + length + max(ends, default=0)}'
+
+
+def _names(path: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Returns which file holds which tensor; the index, where there is one, must say the same as the files."""
+    found: dict[str, pathlib.Path] = {}
+    for file in _tensor_files(path):
+        with _open(file) as handle:
+            for key in handle.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
+                if key in found:
+                    raise WeightsError(f'{key} is in {found[key]} and in {file}; remove the file that is not meant')
+                found[key] = file
+    if path.is_dir() and (path / _INDEX).exists():
+        named = read_json(path / _INDEX)['weight_map']
+        for key, name in named.items():
+            if found.get(key) != path / name:
+                where = f'is in {found[key].name}' if key in found else 'is in none of the files'
+                raise WeightsError(f'{path / _INDEX}: {key} should be in {name}, but {where}; download both again')
+        if extra := [key for key in found if key not in named]:
+            raise WeightsError(f'{found[extra[0]]} holds {extra[0]}, which {_INDEX} does not name; download both again')
+    return found
 
 
 def _tensor_files(path: pathlib.Path) -> list[pathlib.Path]:
     if path.is_file():
         return [path]
     if (path / _INDEX).exists():
-        return [path / name for name in sorted(set(json.loads((path / _INDEX).read_text())['weight_map'].values()))]
+        return _shards(path)
     if (path / 'model.safetensors').exists():
         return [path / 'model.safetensors']
     raise FileNotFoundError(
         f'{path}: neither a safetensors file nor a folder with model.safetensors or {_INDEX}; '
-        'PyTorch .bin and .pt files must be converted to safetensors first'
+        'PyTorch .bin and .pt files are pickles, which can run code: convert them to safetensors first, or give '
+        '`mmjax import` --pickled'
     )
+
+
+def _shards(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files that an index names; all of them must be there, in the folder itself."""
+    index = path / _INDEX
+    named = read_json(index).get('weight_map')
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise WeightsError(f'{index} has no weight_map of names to files; download it again')
+    names = sorted(set(named.values()))
+    if outside := [name for name in names if pathlib.PurePath(name).name != name or name in ('', '.', '..')]:
+        raise WeightsError(f'{index} names {outside[0]!r}, which is not in {path}; shards lie beside their index')
+    if absent := [name for name in names if not (path / name).is_file()]:
+        first = next(key for key, name in named.items() if name == absent[0])
+        raise WeightsError(
+            f'{index} names {len(absent)} files that are not there: {", ".join(absent)} (of {first}, ...); '
+            'download them'
+        )
+    return [path / name for name in names]
 
 
 def save(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The layout of LlavaForConditionalGeneration: a CLIP tower, two affine maps, LLaMA."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmjax.models import connector
@@ -63,7 +63,7 @@ def table(c: Vlm.Config, layout: str = 'hub') -> Table:
     )
 
 
-def layout_of(names: Mapping[str, Any]) -> str:
+def layout_of(names: Collection[str]) -> str:
     """Returns which of LAYOUTS a checkpoint with these names has."""
     for layout, (body, _, tower, _) in LAYOUTS.items():
         if f'{body}norm.weight' in names and f'{tower}post_layernorm.weight' in names:

@@ -12,7 +12,7 @@ Public checkpoints are PyTorch's: a Linear's matrix is [out, in], a convolution'
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -100,20 +100,49 @@ def to_ours(
     table: Table, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, np.ndarray], Account]:
     """Reads public `tensors` into parameters of `shapes`; raises WeightsError unless both sides are used up."""
-    account = Account(ignored=_ignored(table, tensors))
+    account = check_names(table, tensors, shapes)
+    params = {}
+    for found in read(table, tensors, shapes):
+        params.update(found)
+    return params, account
+
+
+def check_names(table: Table, names: Collection[str], shapes: Mapping[str, tuple[int, ...]]) -> Account:
+    """Says what becomes of every public name; raises WeightsError unless both sides are used up."""
+    ignored = _ignored(table, names)
     expected = [key for entry in table.entries for key in _filled(entry, entry.keys)]
     optional = [key for entry in table.entries for key in _filled(entry, entry.also)]
-    _refuse('tensors that the checkpoint lacks', [key for key in expected if key not in tensors])
-    known = {*expected, *optional, *account.ignored}
-    _refuse('tensors that no parameter takes', [key for key in tensors if key not in known])
+    _refuse('tensors that the checkpoint lacks', [key for key in expected if key not in names])
+    known = {*expected, *optional, *ignored}
+    _refuse('tensors that no parameter takes', [key for key in names if key not in known])
     paths = [path for entry in table.entries for path in entry.paths]
     _refuse('parameters that no tensor gives', [path for path in shapes if path not in set(paths)])
     _refuse('parameters of the table that the model lacks', [path for path in paths if path not in shapes])
-    params = {}
+    return Account([key for key in (*expected, *optional) if key in names], ignored)
+
+
+def read(
+    table: Table, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the parameters of one entry after the other; what is not asked for yet has not been read."""
     for entry in table.entries:
-        params.update(_read(entry, tensors, shapes))
-    account.used = [key for key in (*expected, *optional) if key in tensors]
-    return params, account
+        yield _read(entry, tensors, shapes)
+
+
+def public_shapes(table: Table, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Returns public name -> the shape that it has where our parameters have `shapes`."""
+    found = {}
+    for entry in table.entries:
+        for path in entry.paths if entry.layers is not None else ():
+            if shapes[path][0] != len(entry.layers):
+                raise WeightsError(f'{path}: {shapes[path][0]} blocks in the model, {len(entry.layers)} in the table')
+        own = [shapes[path][entry.layers is not None :] for path in entry.paths]
+        # Memory that is never written to costs nothing; most rules look at it without a copy.
+        written = [tensor.shape for tensor in entry.rule.write([np.empty(shape, np.int8) for shape in own])]
+        for layer in entry.layers if entry.layers is not None else [None]:
+            found |= {_fill(key, layer): shape for key, shape in zip(entry.keys, written, strict=True)}
+            found |= {_fill(key, layer): written[0] for key in entry.also}
+    return found
 
 
 def to_public(table: Table, params: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
@@ -167,9 +196,9 @@ def _read_one(
     return found
 
 
-def _ignored(table: Table, tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
+def _ignored(table: Table, names: Collection[str]) -> dict[str, str]:
     rules = [(re.compile(pattern), reason) for pattern, reason in table.ignored]
-    return {key: reason for key in tensors for pattern, reason in rules if pattern.fullmatch(key)}
+    return {key: reason for key in names for pattern, reason in rules if pattern.fullmatch(key)}
 
 
 def _filled(entry: Entry, keys: tuple[str, ...]) -> list[str]:
