@@ -28,7 +28,7 @@ def get_config(arg: str = '') -> Run:
     model = Vlm.Config(
         encoder=parts.clip_l(336, layer=-2, normed=False),
         connector=connector.Mlp.Config(),
-        decoder=parts.vicuna(a.size, vocab=32_064),
+        decoder=parts.vicuna(a.size, vocab=32_064, eps=1e-5),
     )
     layout = Layout.Config(
         tokenizer=parts.tokenizer('weights/vicuna/tokenizer.model', form, codec),

@@ -36,7 +36,7 @@ def get_config(arg: str = '') -> Run:
         form.image = templates.ImageFormat(after='\n')
         encoder, decoder = vl_parts.siglip(vl_parts.SIGLIP_SO_26, 384, layer=-1, features_normed=False), parts.qwen2()
     else:
-        encoder, decoder = parts.clip_l(336, layer=-2, normed=False), parts.vicuna(a.size, vocab=32_064)
+        encoder, decoder = parts.clip_l(336, layer=-2, normed=False), parts.vicuna(a.size, vocab=32_064, eps=1e-5)
     model = Vlm.Config(
         encoder=encoder, connector=connector.Mlp.Config(), decoder=decoder, frames=1 + tiles.most, newline=True
     )

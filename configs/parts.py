@@ -104,10 +104,9 @@ def vit_22b() -> Vit.Config:
     return Vit.Config(patch=14, width=6144, depth=48, block=block, norm=norm)
 
 
-def vicuna(size: str, vocab: int = 32_000) -> Decoder.Config:
-    """LLaMA, whose shape Vicuna has: 6.74 or 13.02 billion parameters."""
-    # Version 1.5 follows the second LLaMA, whose norms have a larger eps than the first one's.
-    return llama.config({**LLAMA[size], 'vocab_size': vocab, 'rms_norm_eps': 1e-5})
+def vicuna(size: str, vocab: int = 32_000, eps: float = 1e-6) -> Decoder.Config:
+    """LLaMA, whose shape Vicuna has: 6.74 or 13.02 billion parameters; version 1.5, of LLaMA-2, has an eps of 1e-5."""
+    return llama.config({**LLAMA[size], 'vocab_size': vocab, 'rms_norm_eps': eps})
 
 
 def opt(size: str) -> Decoder.Config:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from mmjax import cli
 from mmjax.checkpoint import Store
-from mmjax.config import Load
+from mmjax.config import Load, Mesh
 from mmjax.params import flatten
 from mmjax.public import FOLDER, Request, import_checkpoint
 from mmjax.start import initial
@@ -131,7 +131,7 @@ def config(model=None):
 
     run = recipe.get_config('debug')
     run.model = model or llava.config(PUBLIC)
-    run.evals = []
+    run.evals, run.mesh = [], Mesh(1, 1, 1)
     run.stages = [dataclasses.replace(s, rows=2, steps=2) for s in run.stages]
     return run
 
@@ -143,10 +143,9 @@ def test_training_begins_from_it(published, stage, first, tmp_path, capsys):
     for s in plain.stages:
         s.optimizer = dataclasses.replace(s.optimizer, peak_lr=0.0)
     import_checkpoint(Request(folder=published[0], out=out, run=plain, stage=stage))
-    begun = Store(out).params(
-        first, {p: jax.ShapeDtypeStruct(s, 'float32') for p, s in shapes(plain.model.build).items()}
-    )
-    begun = {p: np.asarray(w) for p, w in begun.items()}
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    want = {p: jax.ShapeDtypeStruct(s, 'float32', sharding=here) for p, s in shapes(plain.model.build).items()}
+    begun = {p: np.asarray(w) for p, w in Store(out).params(first, want).items()}
     assert train(plain, out) == 0
     _, model, step = restore(out, dtype='float32')
     assert step == 4
@@ -288,9 +287,10 @@ def test_a_config_of_another_model_is_refused(published, tmp_path):
     request = Request(folder=published[0], out=tmp_path / 'out', run=config(other))
     with pytest.raises(ValueError, match=r'decoder.*eps: 1e-06 there, 1e-05 here\n(.*\n)*.*--accept-changes'):
         import_checkpoint(request)
-    import_checkpoint(dataclasses.replace(request, accept_changes=True))
+    accepted = dataclasses.replace(request, accept_changes=True)
+    import_checkpoint(accepted)
     with pytest.raises(ValueError, match='is there already'):
-        import_checkpoint(request)
+        import_checkpoint(accepted)
     with pytest.raises(ValueError, match="no stage 'tune'; the config has align, chat"):
         import_checkpoint(dataclasses.replace(request, out=tmp_path / 'no', accept_changes=True, stage='tune'))
 

@@ -165,7 +165,7 @@ def test_systems_with_public_weights_are_those_of_the_weight_tables():
         text = {**parts.LLAMA[size], 'vocab_size': 32_001, 'model_type': 'llama'}
         asks = dict(model_type='instructblip', text_config=text, qformer_config={'vocab_size': 30_523})
         assert model(f'instructblip.py:{size}') == blip2.config(asks)
-        text = {**parts.LLAMA[size], 'vocab_size': 32_064}
+        text = {**parts.LLAMA[size], 'vocab_size': 32_064, 'rms_norm_eps': 1e-5}
         assert model(f'llava.py:{size}') == llava.config(dict(text_config=text, vision_config=tower(336)))
 
 
