@@ -26,6 +26,7 @@ from mmjax.models.native import NativeVit
 from mmjax.models.patches import Patches
 from mmjax.models.qformer import Qformer, Words
 from mmjax.models.resampler import Resampler
+from mmjax.models.trunk import Trunk
 from mmjax.models.vision import Vit
 from mmjax.models.vlm import Vlm
 from mmjax.nn.attention import Attention
@@ -37,6 +38,7 @@ from mmjax.objectives.masking import Blocks
 WIDTH, HEADS = 64, 4
 # What changes in each class of config, wherever it stands in the model.
 FEWER: dict[type, Callable[[Any], dict[str, Any]]] = {
+    Trunk.Config: lambda c: dict(depth=2),
     Vlm.Config: lambda c: dict(frames=min(c.frames, 2)),
     Vit.Config: lambda c: dict(size=(32, 32), patch=8, width=32, depth=2, position_grid=c.position_grid and (2, 2)),
     Patches.Config: lambda c: dict(patch=8, grid=(4, 4)),
@@ -91,7 +93,8 @@ def shrink(run: Run, *, chat: bool = False) -> Run:
     model = fewer(run.model)
     if layout.tiles:
         layout.tiles, model.frames = Tiles(grids=((1, 2), (2, 1))), 3
-    model.decoder.vocab = 256 + len(special)
+    # Of an encoder-decoder, the decoder embeds for both.
+    getattr(model.decoder, 'decoder', model.decoder).vocab = 256 + len(special)
     return dataclasses.replace(
         run,
         model=model,

@@ -97,11 +97,12 @@ class Answerer:
     def _check(self, prompts: Sequence[Laid]) -> None:
         """Refuses answers that reach beyond a table of learned positions, where the last one would silently repeat."""
         decoder = getattr(self.model, 'decoder', None)
+        decoder = getattr(decoder, 'decoder', decoder)  # of an encoder-decoder, the part that writes
         position = getattr(decoder, 'position', None)
         if not hasattr(position, 'table'):
             return
         places = position.table.shape[0] - position.offset
-        longest = max((int(p.position.max(initial=0)) + 1 for p in prompts), default=0)
+        longest = max((int(p.position[-1:].max(initial=0)) + 1 for p in prompts), default=0)
         if longest + self.how.max_new_tokens > places:
             raise ValueError(
                 f'a prompt of {longest} tokens and an answer of up to {self.how.max_new_tokens}, but the model has '
@@ -142,7 +143,8 @@ def box_tables(layout: Layout) -> tuple[tuple, int]:
 def _banned(layout: Layout, ends: set[int]) -> tuple[jax.Array, jax.Array]:
     """Returns masks over the vocabulary of (tokens that end an answer, tokens that only prompts hold)."""
     c, tokenizer, index = layout.config, layout.tokenizer, np.arange(layout.tokenizer.size)
-    own = [c.text.start, c.image.before, c.image.after, c.image.row_end, c.image.placeholder, c.state]
+    own = [c.text.start, c.text.input_end, c.text.output_start, c.state]
+    own += [c.image.before, c.image.after, c.image.row_end, c.image.placeholder]
     names = {name for text in own for name in SPECIAL.findall(text)}
     banned = {tokenizer.special[name] for name in names if name in tokenizer.special} - ends
     return jnp.asarray(np.isin(index, list(ends))), jnp.asarray(np.isin(index, list(banned)))

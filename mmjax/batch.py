@@ -24,7 +24,8 @@ class Batch(NamedTuple):
     span: np.ndarray  # [B, L, 2]    keys start <= j < end that this token sees; empty for padding
     position: np.ndarray  # [B, L]       place inside its document
     slot: np.ndarray | None = None  # [B, L]       which media token stands here, -1 for text
-    media_span: np.ndarray | None = None  # [B, L, 2]    media tokens it sees (cross-attention)
+    media_span: np.ndarray | None = None  # [B, L, 2]    media tokens it sees (cross-attention), or places of the row
+    # that an encoder has read (encoder-decoders)
     pixels: np.ndarray | None = None  # [B, M, T, height, width, 3] uint8
     media_size: np.ndarray | None = None  # [B, M, 3]    frames, patch rows, patch columns; 0 where there is no medium
     states: np.ndarray | None = None  # [B, S, width] f32
@@ -44,6 +45,7 @@ class MediaSpec:
     grid: Callable[[int, int, int], tuple[int, int]] = lambda frames, rows, columns: (0, 0)
     # (frames, patch rows, patch columns) -> (token rows, token columns), whose product is at most `tokens`
     in_sequence: bool = True  # media stand among the text (splice); False: text looks at them (cross-attention)
+    encodes: bool = False  # an encoder reads what stands before the answer, and a decoder writes the answer
     apart: bool = False  # pictures take no places among the words at all: they go another way
     text: bool = True  # False: the model reads pictures alone, and words are left out
     varying: bool = False  # pictures keep their aspect, so that sizes differ

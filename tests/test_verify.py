@@ -14,10 +14,12 @@ from mmjax.data.tokenizer import Bytes
 from mmjax.models.connector import Mlp as MlpConnector
 from mmjax.models.decoder import Decoder
 from mmjax.models.fusion import CrossAttention, Splice
+from mmjax.models.seq2seq import Seq2seq
+from mmjax.models.trunk import Trunk
 from mmjax.models.vision import Vit
 from mmjax.models.vlm import Vlm
 from mmjax.nn.attention import Attention
-from mmjax.nn.block import Block, GatedBlock
+from mmjax.nn.block import Block, CrossBranch, GatedBlock
 from mmjax.nn.mlp import Mlp
 
 BLOCK = Block.Config(attn=Attention.Config(heads=2), mlp=Mlp.Config(width=16))
@@ -43,10 +45,25 @@ def run(fusion, image=None, **fields):
     return Run(model=model, layout=layout, stages=[stage])
 
 
+def encoding():
+    made = run(Splice.Config(), ImageFormat(), overlong='drop')
+    made.layout.text = dataclasses.replace(made.layout.text, chunk_end='', output_start='<|endofchunk|>')
+    decoder = dataclasses.replace(made.model.decoder, depth=1)
+    encoder = Trunk.Config(depth=1, block=BLOCK)
+    made.model.decoder = Seq2seq.Config(
+        encoder=encoder, decoder=decoder, cross=CrossBranch.Config(attn=Attention.Config(heads=2))
+    )
+    return made
+
+
 @pytest.mark.parametrize(
     'made',
-    [run(Splice.Config(), ImageFormat(two_way=True)), run(CrossAttention.Config(block=GATED, every=2), sees='all')],
-    ids=['splice', 'cross-attention'],
+    [
+        run(Splice.Config(), ImageFormat(two_way=True)),
+        run(CrossAttention.Config(block=GATED, every=2), sees='all'),
+        encoding(),
+    ],
+    ids=['splice', 'cross-attention', 'encoder-decoder'],
 )
 def test_packing_changes_nothing(made):
     verdict = verify.verify(made, most=3)

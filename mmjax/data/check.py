@@ -142,8 +142,12 @@ class _Check:
             )
         if b.media_span is not None:
             start, end = b.media_span[..., 0], b.media_span[..., 1]
-            known = (start >= 0) & (start <= end) & (end <= count * spec.tokens)
-            self.values(b.media_span, known, 'media_span {} of a row', f'it has {count} media of {spec.tokens} tokens')
+            most, has = count * spec.tokens, f'it has {count} media of {spec.tokens} tokens'
+            if spec.encodes:
+                # An output stands behind its input, both within one document.
+                most, has = b.span[..., 0] * (start < end), 'an output looks at an input that ends where it begins'
+            known = (start >= 0) & (start <= end) & (end <= most)
+            self.values(b.media_span, known, 'media_span {} of a row', has)
 
     def _each_once(self, total: int, spec: MediaSpec) -> None:
         slot = np.sort(

@@ -22,7 +22,7 @@ class Laid:
     """One document as integers. Every index counts from the document's own beginning, as if it stood alone.
 
     `slot` names what stands at a place: -1 text; m * P + p token p of medium m (P the media spec's `tokens`); -2 - s
-    state s. `media_span` counts media tokens in the same way, m * P + p.
+    state s. `media_span` counts media tokens in the same way, m * P + p; before an encoder-decoder, places.
     """
 
     key: str

@@ -10,9 +10,13 @@ than one holds, is
     drop       left out
 
 and whatever is left out is counted by reason. Documents of which nothing is learnt are left out too.
+
+A model with an encoder reads all that stands before the last run of learnt words both ways, and its decoder writes
+these; of such a document the answer's words are cut first, never all of them, and nothing else is split off.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -163,7 +167,9 @@ class Layout:
             if not kept[i].whole and over > 0:
                 size = len(kept[i].tokens)
                 kept[i], over = kept[i].cut(0, max(size - over, 0)), over - size
-        if not self._fits(kept):
+        # An answer of which only the end is left would teach to say nothing.
+        said = any(unit.weight.any() for unit in kept[:closing])
+        if not self._fits(kept) or (not said and any(unit.weight.any() for unit in units[:closing])):
             raise self._too_long(document, units)
         self.problems.add('too long, words left out', document.key)
         return kept
@@ -199,14 +205,21 @@ class Layout:
             start += len(unit.tokens)
         places = np.array(places, np.int32).reshape(-1, 2)
         weight = np.append(own[1:], np.float32(0))[:start]
+        counts = np.array([unit.count for unit in media], np.int32)
+        if self.spec.encodes:
+            before = itertools.takewhile(lambda unit: not unit.starts, units)
+            span, looks, position = masks.input_output(start, sum(len(unit.tokens) for unit in before))
+        else:
+            span, looks = self._span(weight, places), self._media_span(start, places, counts)
+            position = self._position(start, places, media)
         return Laid(
             key=document.key,
             tokens=join([unit.tokens for unit in units], np.int32),
             weight=weight,
-            span=self._span(weight, places),
-            position=self._position(start, places, media),
+            span=span,
+            position=position,
             slot=join(slots, np.int32),
-            media_span=self._media_span(start, places, np.array([unit.count for unit in media], np.int32)),
+            media_span=looks,
             media=[unit.medium for unit in media],
             media_size=np.array([unit.size for unit in media], np.int32).reshape(-1, 3),
             states=states,
@@ -258,6 +271,7 @@ class Layout:
                 "layout.sees='all' needs pictures of one size: those of this model vary, and an interval over several "
                 "would hold their padding; use 'last' or 'next'"
             )
+        self._check_encoder()
         if c.max_states and not spec.state_width:
             raise ValueError(
                 f'layout.max_states is {c.max_states}, but the model reads no states; set Vlm.Config.state'
@@ -290,6 +304,25 @@ class Layout:
             raise ValueError(
                 f'a picture takes up to {longest} tokens ({rows} x {columns}, {ends} at the ends of rows, {around} '
                 f'around), a row holds {c.max_tokens}; raise layout.max_tokens or give the model a smaller connector'
+            )
+
+    def _check_encoder(self) -> None:
+        c, spec = self.config, self.spec
+        if spec.encodes != bool(c.text.output_start):
+            raise ValueError(
+                f'layout.text.output_start is {c.text.output_start!r}: it opens what a decoder writes, for a model '
+                f'with an encoder beside it, and this one has {"one" if spec.encodes else "none"}; take the format of '
+                f'the model, e.g. templates.{"t5" if spec.encodes else "plain"}()'
+            )
+        if spec.encodes and c.overlong not in ('cut', 'drop'):
+            raise ValueError(
+                f'layout.overlong is {c.overlong!r}, but an answer cannot be parted from what the encoder reads: set '
+                "it to 'cut' or 'drop'"
+            )
+        if spec.encodes and (c.two_way_prompt or c.image.two_way or c.image.one_position):
+            raise ValueError(
+                'layout.two_way_prompt, image.two_way or image.one_position is set, but an encoder sees its whole '
+                'input both ways, each token at a position of its own: leave them unset'
             )
 
 

@@ -54,6 +54,26 @@ def two_way_prompt(span: np.ndarray, end: int) -> np.ndarray:
     return span
 
 
+def input_output(length: int, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns what an encoder-decoder is told: span [length, 2], places looked at [length, 2], position [length].
+
+    The input, all before `first`, sees itself both ways; the output sees itself up to its own place, and looks at the
+    input as the encoder left it. Positions count from 0 in each (first = 2).
+
+          i i o o o   looks at   position
+        i 1 1 . . .   . . . . .   0
+        i 1 1 . . .   . . . . .   1
+        o . . 1 . .   1 1 . . .   0
+        o . . 1 1 .   1 1 . . .   1
+        o . . 1 1 1   1 1 . . .   2
+    """
+    here = np.arange(length)
+    output = here >= first
+    span = np.stack([output * first, np.where(output, here + 1, first)], axis=-1)
+    looks = np.stack([here * 0, output * first], axis=-1)
+    return span.astype(np.int32), looks.astype(np.int32), (here - output * first).astype(np.int32)
+
+
 def positions(length: int, pictures: np.ndarray, ends: int, *, shared: bool) -> np.ndarray:
     """Returns the positions [length] of tokens; `shared`: the places of a picture but `ends` on either side have one.
 

@@ -66,7 +66,7 @@ def _empty(shape: Shape, spec: MediaSpec, documents: Sequence[Laid], pad: int) -
         span=np.zeros((n, 2), np.int32),
         position=np.zeros(position, np.int32),
         slot=np.full(n, -1, np.int32) if seen and (spec.in_sequence or shape.states) else None,
-        media_span=np.zeros((n, 2), np.int32) if seen and not spec.in_sequence else None,
+        media_span=np.zeros((n, 2), np.int32) if spec.encodes or (seen and not spec.in_sequence) else None,
         pixels=np.zeros((media, spec.frames, spec.height, spec.width, 3), np.uint8) if media else None,
         media_size=np.zeros((media, 3), np.int32) if media else None,
         states=np.zeros((shape.states, spec.state_width), np.float32) if shape.states else None,
@@ -87,7 +87,7 @@ def _place(row: Batch, d: Laid, there: slice, medium: int, state: int, shape: Sh
         row.expert[there] = masks.experts(d.slot)
     if row.media_span is not None:
         seen = d.media_span[:, :1] < d.media_span[:, 1:]
-        row.media_span[there] = np.where(seen, d.media_span + first, 0)
+        row.media_span[there] = np.where(seen, d.media_span + (there.start if spec.encodes else first), 0)
     if row.words is not None:
         row.words[medium : medium + len(d.media), : len(d.words)] = d.words
     for s, vector in enumerate(d.states, start=state):

@@ -3,6 +3,7 @@
 
     [picture] 'two cats'                       -> Caption  -> [picture] 'Describe the picture.' 'two cats'
     [picture] 'How many cats?' '2'             -> Ask      -> [picture] 'Question: How many cats? Answer:' '2'
+    [picture] 'two cats on a mat'              -> Prefix   -> [picture] 'two cats' 'on a mat'
     [picture] 'a' (cat: boxes) 'and' (dog: box)-> Locate   -> [picture] 'Where is the dog?' (box)
                                                -> Name     -> [picture] 'What is in' (box) '?' 'dog'
 
@@ -73,6 +74,29 @@ class Caption(Task):
         question = Text(pick(document, self.questions), weight=0.0)
         pieces = [*document.pieces[:place], question, *document.pieces[place:]]
         return _asked(document, pieces, self.chat)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Prefix(Task):
+    """Parts the last learnt words at one of their spaces, which the key chooses: what stands before is only read.
+
+    So an encoder-decoder learns from captions that ask nothing (BLIP-2 before T5). The prefix may be empty, the rest
+    never is.
+    """
+
+    def __call__(self, document: Document) -> Document:
+        """Returns the document with two pieces in the place of its last learnt text."""
+        place = max((i for i, p in enumerate(document.pieces) if isinstance(p, Text) and p.weight > 0), default=None)
+        if place is None:
+            raise BadDocument(document.key, 'no learnt words to part')
+        piece = document.pieces[place]
+        words = piece.text.split(' ')
+        cut = pick(document, range(len(words)))
+        prefix = [Text(' '.join(words[:cut]), weight=0.0)] if cut else []
+        rest = dataclasses.replace(piece, text=' '.join(words[cut:]))
+        return dataclasses.replace(
+            document, pieces=[*document.pieces[:place], *prefix, rest, *document.pieces[place + 1 :]]
+        )
 
 
 @dataclasses.dataclass(kw_only=True)

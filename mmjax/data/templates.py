@@ -7,6 +7,10 @@ turns, whose pieces carry roles, is written
     start system | user.before  picture, words  user.after | assistant.before  lead, words, after | end
     read  read     read         read            read         read              learnt               learnt
 
+Where the model has an encoder, what it reads ends before the last learnt words:
+
+    ... words input_end | output_start words end
+
 and one without roles as its pieces stand, between start and end. An end that the last turn wrote is not written again.
 Each function returns new objects, so that an override of one config changes no other.
 """
@@ -53,6 +57,8 @@ class TextFormat:
     start: str = ''
     end: str = ''
     chunk_end: str = ''  # closes a picture and the words that follow it
+    input_end: str = ''  # closes what an encoder reads, in front of the answer that its decoder writes
+    output_start: str = ''  # opens that answer: read only, so that there is something to predict its first word from
     system: str = ''  # opens a chat that has no system turn of its own
     system_turn: Turn = dataclasses.field(default_factory=Turn)
     user: Turn = dataclasses.field(default_factory=Turn)
@@ -65,7 +71,8 @@ class TextFormat:
     def special_tokens(self) -> tuple[str, ...]:
         """Returns the special tokens that this format writes."""
         turns = [text for t in (self.system_turn, self.user, self.assistant) for text in (t.before, t.lead, t.after)]
-        return specials_in(self.start, self.system, *turns, self.chunk_end, self.end)
+        seam = (self.input_end, self.output_start)
+        return specials_in(self.start, self.system, *turns, self.chunk_end, *seam, self.end)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -122,6 +129,11 @@ def blip() -> Format:
 def blip2(begin: str = '</s>', end: str = '\n') -> Format:
     """[picture] </s>words\\n, as BLIP-2 before OPT writes; before Vicuna the signs are <s> and </s>."""
     return Format(image=ImageFormat(after=begin), text=TextFormat(end=end))
+
+
+def t5() -> Format:
+    """[picture] words</s> for the encoder, <pad>words</s> for the decoder."""
+    return Format(text=TextFormat(input_end='</s>', output_start='<pad>', end='</s>'))
 
 
 def shikra() -> Format:

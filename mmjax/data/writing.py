@@ -36,6 +36,7 @@ class Unit:
     size: tuple[int, int, int] = (0, 0, 0)
     count: int = 0
     grid: tuple[int, int] = (0, 0)  # rows and columns of one frame's places
+    starts: bool = False  # the output of an encoder-decoder begins here
     state: np.ndarray | None = None
 
     @staticmethod
@@ -87,6 +88,11 @@ class Page:
             self.units.append(Unit.of(ids, self._weight))
             self._text, self._first = '', False
 
+    def begin(self) -> None:
+        """Makes what follows a text of its own, whatever stands before it."""
+        self.flush()
+        self._first = True
+
     def whole_since(self, count: int) -> None:
         """Joins all units from number `count` on into one that is never cut."""
         self.flush()
@@ -122,17 +128,20 @@ class Writer:
         if roles and roles[0] != 'system':
             page.format(self.text.system, 0.0)
         turn, role, learnt, pictures = None, None, 0.0, 0
-        sizes = _Sizes(document, self.fit)
+        sizes, answer = _Sizes(document, self.fit), self._answer(document, roles, ask)
         for i, piece in enumerate(document.pieces):
-            spoken = isinstance(piece, Text | Region)
+            spoken, lead = isinstance(piece, Text | Region), ''
             if roles and roles[i] != role:
                 if turn:
                     page.format(turn.after, learnt)
                 role, turn = roles[i], self.text.turn(roles[i])
                 page.format(turn.before, 0.0)
-                if spoken:
-                    page.format(turn.lead, piece.weight * turn.weight)
-            weight = piece.weight * (turn.weight if turn else 1.0)
+                lead = turn.lead if spoken else ''
+            if i == answer:
+                self._seam(page)
+            # What an encoder reads is not learnt.
+            weight = piece.weight * (turn.weight if turn else 1.0) * (i >= answer)
+            page.format(lead, weight)
             if isinstance(piece, Image | Video):
                 if pictures:
                     page.format(self.text.chunk_end, learnt)
@@ -145,6 +154,8 @@ class Writer:
             # Roles that go beyond the pieces name who speaks next.
             following = roles[len(document.pieces) :] or ['assistant'] if roles else []
             page.format(self.text.turn(following[0]).before if following and following[0] != role else '', 0.0)
+            if self.spec.encodes:
+                self._seam(page)
         elif closed:
             chunk = self.text.chunk_end if pictures else ''
             page.format(chunk, learnt)
@@ -153,6 +164,31 @@ class Writer:
                 page.format(self.text.end, learnt)
         page.flush()
         return page.units
+
+    def _answer(self, document: Document, roles: list[str], ask: bool) -> int:
+        """Returns the piece with which an encoder-decoder's output begins: the last run of learnt words.
+
+        -1 without an encoder: all are learnt as their weights say.
+        """
+        pieces, last = document.pieces, len(document.pieces)
+        if not self.spec.encodes or ask:
+            return last if self.spec.encodes else -1
+        turns = [self.text.turn(role).weight for role in roles] or [1.0] * last
+        learnt = [isinstance(p, Text | Region) and p.weight * w > 0 for p, w in zip(pieces, turns, strict=False)]
+        end = max((i + 1 for i in range(last) if learnt[i]), default=last)
+        if any(isinstance(piece, Image | Video | State) for piece in pieces[end:]):
+            raise BadDocument(document.key, 'a picture behind the answer', 'only an input, all before it, may hold one')
+        return next((i + 1 for i in reversed(range(end)) if not learnt[i]), 0) if any(learnt) else last
+
+    def _seam(self, page: Page) -> None:
+        """Writes what stands between the input and the output of an encoder-decoder."""
+        page.format(self.text.input_end, 0.0)
+        page.flush()
+        begin = len(page.units)
+        page.format(self.text.output_start, 0.0)
+        page.whole_since(begin)
+        page.units[-1].starts = True
+        page.begin()
 
     def _without_words(self, page: Page, document: Document, pictures: list[Image | Video]) -> list[Unit]:
         sizes = _Sizes(document, self.fit)

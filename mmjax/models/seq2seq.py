@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from mmjax.models.decoder import Decoder
-from mmjax.models.trunk import Cache, Trunk
+from mmjax.models.trunk import Cache, Position, Trunk
 from mmjax.nn.block import Block, CrossBranch
 from mmjax.nn.layers import Unembedding
 
@@ -44,6 +44,11 @@ class Seq2seq(nnx.Module):
         def vocab(self) -> int:
             """The number of words."""
             return self.decoder.vocab
+
+        @property
+        def position(self) -> Position | None:
+            """The decoder's positions."""
+            return self.decoder.position
 
         @property
         def block(self) -> Block.Config:

@@ -63,9 +63,9 @@ class Vlm(nnx.Module):
             """Returns all that the data side needs to know of the model."""
             state_width = self.state.size if self.state else 0
             axes = len(getattr(self.decoder.position, 'sections', ())) or 1
-            in_sequence = isinstance(self.fusion, Splice.Config)
+            in_sequence, encodes = isinstance(self.fusion, Splice.Config), isinstance(self.decoder, Seq2seq.Config)
             if self.encoder is None:
-                return MediaSpec(in_sequence=in_sequence, state_width=state_width, axes=axes)
+                return MediaSpec(in_sequence=in_sequence, encodes=encodes, state_width=state_width, axes=axes)
             token_rows, token_columns = self.token_grid(self.frames, *self.encoder.grid)
             return MediaSpec(
                 height=self.encoder.size[0],
@@ -77,6 +77,7 @@ class Vlm(nnx.Module):
                 axes=axes,
                 grid=self.token_grid,
                 in_sequence=in_sequence,
+                encodes=encodes,
                 varying=self.varying,
                 state_width=state_width,
                 ends=getattr(self.connector, 'ends', 0),
@@ -163,8 +164,8 @@ class Vlm(nnx.Module):
         self.extra_features, self.words, self.squares = c.extra_features, c.words, c.squares
         self.temporal = c.temporal
         self.varying, self.deep = c.varying, getattr(c.connector, 'levels', 0)
-        if self.deep and (c.state or c.newline):
-            raise ValueError('DeepStack with states or Vlm.Config.newline: those enter at one depth only')
+        if self.deep and (c.state or c.newline or encodes):
+            raise ValueError('DeepStack with states, Vlm.Config.newline or a Seq2seq: those enter at one depth only')
         crossing = c.fusion if isinstance(c.fusion, CrossAttention.Config) else None
         # Among text, media are as wide as text; looked at through cross-attention, they keep the encoder's width.
         width = None if crossing else c.decoder.width

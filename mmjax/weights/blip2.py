@@ -7,7 +7,7 @@ from typing import Any
 from mmjax.models.qformer import Qformer
 from mmjax.models.vision import Vit
 from mmjax.models.vlm import Vlm
-from mmjax.weights import blip, llama, opt, qformer
+from mmjax.weights import blip, llama, opt, qformer, t5
 from mmjax.weights.parts import linear
 from mmjax.weights.table import Table
 
@@ -16,10 +16,11 @@ VIT_G = dict(
     hidden_size=1408, intermediate_size=6144, num_hidden_layers=39, num_attention_heads=16, image_size=224,
     patch_size=14, layer_norm_eps=1e-6,
 )  # fmt: skip
-# The language models: how each is read, and where its body stands below language_model.
+# The language models: how the config of each is read, and its names below language_model.
 LANGUAGE = {
-    'opt': (opt.config, opt.table, 'model.decoder.'),
-    'llama': (llama.config, llama.table, 'model.'),
+    'opt': (opt.config, opt.table),
+    'llama': (llama.config, llama.table),
+    't5': (t5.config, t5.table),
 }
 
 
@@ -54,16 +55,18 @@ def config(public: Mapping[str, Any], *, frames: int = 4, most: int = 128) -> Vl
 def table(c: Vlm.Config, language: str) -> Table:
     """Returns the names of a checkpoint whose language model is one of LANGUAGE."""
     names = qformer.INSTRUCTED if c.connector.instructed else qformer.HUB
-    _, decoder, body = LANGUAGE[language]
-    return (
-        parts_table(c, names, 'language_projection')
-        + decoder(c.decoder, f'language_model.{body}', 'language_model.lm_head').under('decoder/', '')
-    )  # fmt: skip
+    decoder = LANGUAGE[language][1](c.decoder).under('decoder/', 'language_model.')
+    return parts_table(c, names, 'language_projection') + decoder
 
 
 def vicuna_table(c: Vlm.Config) -> Table:
     """Returns the names of an InstructBLIP before Vicuna."""
     return table(c, 'llama')
+
+
+def t5_table(c: Vlm.Config) -> Table:
+    """Returns the names of a BLIP-2 or an InstructBLIP before FLAN-T5."""
+    return table(c, 't5')
 
 
 def parts_table(c: Vlm.Config, names: qformer.Names, projection: str) -> Table:

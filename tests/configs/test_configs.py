@@ -60,6 +60,8 @@ COUNTS = {
     'blip.py:large': ((303.7 + 137.9 + 4.7) * M, {}),  # tower, text model, keys and values as wide as the tower
     'blip2.py:2.7b': ((986.0 + 105.1 + 2.0 + 2651.6) * M, {'words beside the queries': -80.6 * M, 'heads': -24.5 * M}),
     'blip2.py:6.7b': ((986.0 + 105.1 + 3.1 + 6658.5) * M, {'words beside the queries': -80.6 * M, 'heads': -24.5 * M}),
+    'blip2.py:t5-xl': ((986.0 + 105.1 + 1.6 + 2849.8) * M, {'words beside the queries': -80.6 * M, 'heads': -24.5 * M}),
+    'instructblip.py:t5-xl': ((986.0 + 185.7 + 1.6 + 2849.8) * M, {}),
     'instructblip.py:7b': (7913.2 * M, {}),
     'instructblip.py:13b': ((986.0 + 185.7 + 3.9 + 13015.9) * M, {}),
     'clip.py:b32': (151.28 * M, {}),
@@ -161,10 +163,13 @@ def test_systems_with_public_weights_are_those_of_the_weight_tables():
     tower = lambda side: {**parts.CLIP_L, 'image_size': side}
     assert model('kosmos2.py') == kosmos2.config(dict(text_config={}, vision_config=tower(224)))
     assert model('fuyu.py') == fuyu.config({})
+    asks = dict(model_type='instructblip', qformer_config={'vocab_size': 30_523})
+    for size, text in parts.FLAN_T5.items():
+        text = {**text, 'model_type': 't5', 'feed_forward_proj': 'gated-gelu', 'tie_word_embeddings': False}
+        assert model(f'instructblip.py:t5-{size}') == blip2.config({**asks, 'text_config': text})
     for size in parts.LLAMA:
         text = {**parts.LLAMA[size], 'vocab_size': 32_001, 'model_type': 'llama'}
-        asks = dict(model_type='instructblip', text_config=text, qformer_config={'vocab_size': 30_523})
-        assert model(f'instructblip.py:{size}') == blip2.config(asks)
+        assert model(f'instructblip.py:{size}') == blip2.config({**asks, 'text_config': text})
         text = {**parts.LLAMA[size], 'vocab_size': 32_064, 'rms_norm_eps': 1e-5}
         assert model(f'llava.py:{size}') == llava.config(dict(text_config=text, vision_config=tower(336)))
 

@@ -23,6 +23,12 @@ def test_two_way_prompt():
     assert draw(masks.two_way_prompt(masks.causal(5), 3), 5) == ['111..', '111..', '111..', '1111.', '11111']
 
 
+def test_input_and_output():
+    span, looks, position = masks.input_output(5, 2)
+    assert draw(span, 5) == ['11...', '11...', '..1..', '..11.', '..111']
+    assert draw(looks, 5) == ['.....', '.....', '11...', '11...', '11...'] and position.tolist() == [0, 1, 0, 1, 2]
+
+
 def test_positions_of_rows_and_columns():
     found = masks.grid_positions(
         11, np.array([[1, 7], [8, 10]]), np.array([[1, 3], [2, 1]]), [np.array([0, 5]), np.array([0])]

@@ -28,6 +28,15 @@ def test_ask():
     assert shape(task(document)) == [('picture', 0), ('Question:How many? Short answer:', 0), ('2', 1)]
 
 
+def test_prefix():
+    found = [tasks.Prefix()(Document([PICTURE, Text('two black cats')], key=str(i))) for i in range(20)]
+    shapes = {tuple(text for text, _ in shape(document)[1:]) for document in found}
+    assert shapes == {('two black cats',), ('two', 'black cats'), ('two black', 'cats')}
+    assert all([weight for _, weight in shape(document)][1:] in ([1], [0, 1]) for document in found)
+    with pytest.raises(BadDocument, match='no learnt words'):
+        tasks.Prefix()(Document([PICTURE]))
+
+
 def test_locate_and_name():
     pieces = [PICTURE, Text('see'), Region('a cat', (BOX,)), PICTURE, Text('end')]
     found = tasks.Locate(questions=('Where is {}?',))(Document(pieces))

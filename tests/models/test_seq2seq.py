@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoder and decoder over one row: cached = full, packed = separate, and the output never reaches the input."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,14 +10,22 @@ import pytest
 from disturbed import disturbed
 from flax import nnx
 
-from mmjax.batch import Batch
+from mmjax.data import masks, templates
+from mmjax.data.laid import Laid
+from mmjax.data.layout import Layout
+from mmjax.data.pipeline import render_row
+from mmjax.data.render import stack
+from mmjax.data.tokenizer import Bytes
 from mmjax.decode import generate
 from mmjax.decode.generate import Rules
 from mmjax.decode.sampling import Decoding
+from mmjax.document import Document, Image, Text
+from mmjax.models.connector import Linear
 from mmjax.models.decoder import Decoder
 from mmjax.models.fusion import CrossAttention
 from mmjax.models.seq2seq import Seq2seq
 from mmjax.models.trunk import Trunk
+from mmjax.models.vision import Vit
 from mmjax.models.vlm import Vlm
 from mmjax.nn.attention import Attention
 from mmjax.nn.block import Block, CrossBranch, GatedBlock
@@ -136,20 +146,39 @@ def test_cached_equals_full(model):
 
 
 def test_answers_are_those_of_the_full_forward():
-    """Prompts are inputs with the token that starts the output; positions of the answer count from it."""
-    config = Vlm.Config(decoder=CONFIGS['bart'])
-    model = disturbed(lambda rngs: config.build(rngs=rngs))
-    rows = batch(*(row((inputs, 1), length=6) for inputs in (5, 2)))
-    prompts = [jnp.asarray(x) for x in rows]
-    weight = jnp.zeros((2, 6), jnp.float32)
-    read = Batch(prompts[0], weight, prompts[1], prompts[2], media_span=prompts[3])
-    never = Rules(jnp.zeros(VOCAB, bool), jnp.zeros(VOCAB, bool))
-    written = np.asarray(generate.sample(model, read, never, jax.random.key(0), Decoding(max_new_tokens=3)).tokens)
-    for b, inputs in enumerate((5, 2)):
-        tokens, *rest = row((inputs, 4), length=9)
-        tokens[: inputs + 1], tokens[inputs + 1 : inputs + 4] = rows[0][b, : inputs + 1], written[b]
-        logits = np.asarray(forward(model.decoder, *batch((tokens, *rest))))[0, inputs : inputs + 3]
-        assert logits.argmax(axis=-1).tolist() == written[b].tolist()
+    """Prompts of different lengths, pictures in all of them; the rows trained on hold prompt and answer."""
+    form = templates.t5()
+    decoder = CONFIGS['bart']
+    decoder = dataclasses.replace(decoder, decoder=dataclasses.replace(decoder.decoder, vocab=256 + 3))
+    block = Block.Config(attn=ATTN, mlp=MLP)
+    tower = Vit.Config(size=(4, 4), patch=2, width=WIDTH, depth=1, block=block)
+    config = Vlm.Config(encoder=tower, connector=Linear.Config(), decoder=decoder)
+    model, spec = disturbed(lambda rngs: config.build(rngs=rngs)), config.media_spec()
+    tokenizer = Bytes.Config(special=form.special_tokens())
+    fields = dict(tokenizer=tokenizer, image=form.image, text=form.text, overlong='drop')
+    layout = Layout.Config(max_tokens=16, max_media=1, **fields).build(spec)
+    pictures = np.random.default_rng(0).integers(0, 255, (2, 4, 4, 3), np.uint8)
+    pieces = [[Image(pictures[0]), Text('abc', weight=0.0)], [Text('d', weight=0.0), Image(pictures[1])]]
+    prompts = [layout.prompt(Document(part)) for part in pieces]
+    rows = lambda laid: jax.tree.map(jnp.asarray, stack([render_row([one], layout) for one in laid]))
+    never = Rules(jnp.zeros(259, bool), jnp.zeros(259, bool))
+    how = Decoding(max_new_tokens=3)
+    written = np.asarray(generate.sample(model, rows(prompts), never, jax.random.key(0), how).tokens)
+    whole = [longer(prompt, answer) for prompt, answer in zip(prompts, written, strict=True)]
+    logits = np.asarray(jax.jit(lambda model, batch: model.logits(model(batch)))(model, rows(whole)))
+    for b, prompt in enumerate(prompts):
+        last = len(prompt.tokens) - 1
+        assert logits[b, last : last + 3].argmax(axis=-1).tolist() == written[b].tolist()
+
+
+def longer(prompt: Laid, answer: np.ndarray) -> Laid:
+    """Returns a prompt with more of its output."""
+    tokens = np.concatenate([prompt.tokens, answer])
+    span, looks, position = masks.input_output(len(tokens), int((prompt.media_span[:, 1] == 0).sum()))
+    slot = np.concatenate([prompt.slot, np.full(len(answer), -1, np.int32)])
+    weight = np.zeros(len(tokens), np.float32)
+    fields = dict(tokens=tokens, weight=weight, span=span, media_span=looks, position=position, slot=slot)
+    return dataclasses.replace(prompt, **fields)
 
 
 def test_the_decoder_cannot_look_at_media_too():

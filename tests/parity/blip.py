@@ -5,6 +5,7 @@ from typing import Any
 
 import composed
 import jax.numpy as jnp
+import languages
 import numpy as np
 from cases import masked
 from flax import nnx
@@ -150,8 +151,16 @@ def run_blip2(r: Reference) -> Result:
     )
     if asked is not None:
         media['words'] = np.where(x['qformer_attention_mask'] == 1, asked, -1).astype(np.int32)[:, None]
-    batch = text_batch(x['input_ids'], x['attention_mask'], **media)
-    outputs = score(model, batch, x.get('labels'))
+    mask, labels = x['attention_mask'], x.get('labels')
+    if config.media_spec().encodes:
+        written = languages.shifted(labels, r.config['text_config']['decoder_start_token_id'])
+        room = np.full((len(pixels), written.shape[1] + 1), -1, np.int32)
+        media['slot'] = np.concatenate([media['slot'], room], axis=1)[:, : mask.sum(axis=1).max() + room.shape[1]]
+        batch = languages.joined(x['input_ids'], mask, written, **media)
+        outputs, mask = languages.score_joined(model, batch, mask, labels), np.ones_like(written)
+    else:
+        batch = text_batch(x['input_ids'], mask, **media)
+        outputs = score(model, batch, labels)
 
     def before(model: Any) -> dict[str, Any]:
         features = model.encoder(batch.pixels)[:, 0, 0]
@@ -159,7 +168,7 @@ def run_blip2(r: Reference) -> Result:
         queries, words = model.connector.read(features, jnp.full(len(features), features.shape[1]), words, 'two-way')
         return dict(vision_last=features, qformer_last=jnp.concatenate([queries, words], axis=1))
 
-    places = masked(r, x['attention_mask'])
+    places = masked(r, mask)
     if 'qformer_last' in r.outputs:
         outputs.update(run(before, model))
         if asked is not None:

@@ -2,11 +2,14 @@
 """The cases of encoder-decoders and of language models that fill gaps."""
 
 import harness
+import jax
 import jax.numpy as jnp
 import numpy as np
 from harness import IGNORE, Result, load, score, text_batch
 from references import Reference
 
+from mmjax.batch import Batch
+from mmjax.data import masks
 from mmjax.models.seq2seq import Seq2seq
 from mmjax.models.vlm import Vlm
 from mmjax.objectives.next_token import token_losses
@@ -27,8 +30,7 @@ def run_t5(r: Reference) -> Result:
     config = t5.config(r.config)
     model, account, _ = load(config.build, t5.table(config), r)
     ids, mask, labels = (r.inputs[name] for name in ('input_ids', 'attention_mask', 'labels'))
-    start = np.full_like(labels[:, :1], r.config['decoder_start_token_id'])
-    written = np.concatenate([start, np.where(labels == IGNORE, 0, labels)[:, :-1]], axis=1)
+    written = shifted(labels, r.config['decoder_start_token_id'])
     apart, together = separate(model, ids, mask, written), one_row(model, ids, mask, written)
     np.testing.assert_allclose(together, apart['hidden'], rtol=1e-4, atol=1e-5)
     outputs = harness.run(lambda m: losses(m, jnp.asarray(apart['hidden']), labels), model)
@@ -60,21 +62,43 @@ def separate(model: Seq2seq, ids: np.ndarray, mask: np.ndarray, written: np.ndar
 
 def one_row(model: Seq2seq, ids: np.ndarray, mask: np.ndarray, written: np.ndarray) -> np.ndarray:
     """Returns the same hidden states of the output, for rows that hold both."""
+    b = joined(ids, mask, written)
+    run = lambda m: m(m.embed_tokens(b.tokens), b.span, b.position, media_span=b.media_span)
+    return outputs_of(np.asarray(harness.run(run, model)), mask, written.shape[1])
+
+
+def joined(ids: np.ndarray, mask: np.ndarray, written: np.ndarray, **media: np.ndarray) -> Batch:
+    """Returns the batch of rows that hold an input, then an output, then one place that is empty at least."""
     first, length = mask.sum(axis=1), written.shape[1]
-    total = int(first.max()) + length
-    tokens, position = (np.zeros((len(ids), total), np.int32) for _ in range(2))
-    span, looks = (np.zeros((len(ids), total, 2), np.int32) for _ in range(2))
+    rows, total = len(ids), int(first.max()) + length + 1
+    tokens, position = (np.zeros((rows, total), np.int32) for _ in range(2))
+    span, looks = (np.zeros((rows, total, 2), np.int32) for _ in range(2))
     for b, n in enumerate(first):
-        output = slice(n, n + length)
-        tokens[b, :n], tokens[b, output] = ids[b, :n], written[b]
-        position[b, :n], position[b, output] = np.arange(n), np.arange(length)
-        span[b, :n] = 0, n
-        span[b, output] = np.stack([np.full(length, n), n + 1 + np.arange(length)], axis=-1)
-        looks[b, output] = 0, n
-    tokens, span, position, looks = map(jnp.asarray, (tokens, span, position, looks))
-    run = lambda m: m(m.embed_tokens(tokens), span, position, media_span=looks)
-    hidden = np.asarray(harness.run(run, model))
-    return np.stack([hidden[b, n : n + length] for b, n in enumerate(first)])
+        end = n + length
+        tokens[b, :n], tokens[b, n:end] = ids[b, mask[b] == 1], written[b]
+        span[b, :end], looks[b, :end], position[b, :end] = masks.input_output(end, n)
+    fields = dict(tokens=tokens, weight=np.zeros_like(tokens, np.float32), span=span, position=position)
+    return jax.tree.map(jnp.asarray, Batch(**fields, media_span=looks, **media))
+
+
+def outputs_of(values: np.ndarray, mask: np.ndarray, length: int) -> np.ndarray:
+    """Returns what belongs to the outputs of such rows."""
+    return np.stack([values[b, n : n + length] for b, n in enumerate(mask.sum(axis=1))])
+
+
+def shifted(labels: np.ndarray, start: int) -> np.ndarray:
+    """Returns the output that is read when `labels` are predicted: they, one place later, behind `start`."""
+    begin = np.full_like(labels[:, :1], start)
+    return np.concatenate([begin, np.where(labels == IGNORE, 0, labels)[:, :-1]], axis=1)
+
+
+def score_joined(model: Vlm, batch: Batch, mask: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the logits of the outputs and the mean loss; a label belongs to the place that predicts it."""
+    spread = np.full(batch.tokens.shape, IGNORE)
+    for b, n in enumerate(mask.sum(axis=1)):
+        spread[b, n + 1 : n + 1 + labels.shape[1]] = labels[b]
+    found = score(model, batch, spread)
+    return {**found, 'logits': outputs_of(np.asarray(found['logits']), mask, labels.shape[1])}
 
 
 def losses(model: Seq2seq, hidden: jnp.ndarray, labels: np.ndarray) -> dict[str, jnp.ndarray]:

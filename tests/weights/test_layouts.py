@@ -128,6 +128,9 @@ LAYOUTS = {
     'blip, answers': lambda: pair(blip.answerer, blip.answerer_table, PAIR),
     'blip2': lambda: of(blip2, BLIP2, 'opt'),
     'instructblip': lambda: of(blip2, {**BLIP2, 'model_type': 'instructblip', 'text_config': LLAMA}, 'llama'),
+    'instructblip, t5': lambda: of(
+        blip2, {**BLIP2, 'model_type': 'instructblip', 'text_config': {**T5, 'model_type': 't5'}}, 't5'
+    ),
     'kosmos2': lambda: of(kosmos2, KOSMOS2),
     'fuyu': lambda: of(fuyu, dict(text_config=TEXT, patch_size=4)),
     'idefics': lambda: of(idefics, IDEFICS, 2),
@@ -219,6 +222,7 @@ def test_writing_and_reading_undo_each_other(layout):
             {'query_tokens': (1, 3, 12), 'qformer.encoder.layer.2.crossattention.attention.key.weight': (12, 12)},
         ),
         ('instructblip', {'qformer.embeddings.layernorm.weight': (12,), 'language_projection.weight': (16, 12)}),
+        ('instructblip, t5', {'language_model.decoder.block.1.layer.1.EncDecAttention.q.weight': (12, 16)}),
         ('kosmos2', {'text_model.model.layers.1.ffn.ffn_layernorm.weight': (24,)}),
         ('fuyu', {'language_model.model.layers.0.self_attn.query_key_value.weight': (48, 16)}),
         ('idefics', {'lm_head.additional_fc.weight': (2, 16), 'model.gated_cross_attn_layers.1.alpha_dense': (1,)}),
