@@ -6,7 +6,7 @@ Numbers marked (unverified) were written from memory of the papers and not compa
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmjax.config import Load
 from mmjax.data.beside import Beside
@@ -62,7 +62,12 @@ FLAN_T5 = {
 # Width, depth, heads, key heads, MLP width.
 GEMMA = {'2b': (2048, 18, 8, 1, 16384), '7b': (3072, 28, 16, 16, 24576)}
 GEMMA2 = {'2b': (2304, 26, 8, 4, 9216), '9b': (3584, 42, 16, 8, 14336)}
-GEMMA3 = {'1b': (1152, 26, 4, 1, 6912), '4b': (2560, 34, 8, 4, 10240)}
+GEMMA3 = {
+    '1b': (1152, 26, 4, 1, 6912),
+    '4b': (2560, 34, 8, 4, 10240),
+    '12b': (3840, 48, 16, 8, 15360),
+    '27b': (5376, 62, 32, 16, 21504),
+}
 QWEN2_7B = dict(
     hidden_size=3584, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, intermediate_size=18944
 )
@@ -135,12 +140,19 @@ def gemma2(size: str = '2b') -> Decoder.Config:
 
 
 def gemma3(size: str = '1b') -> Decoder.Config:
-    """Gemma 3's language model: 1.00 or 3.88 billion parameters."""
+    """Gemma 3's language model: 1.00, 3.88, 11.77 or 27.01 billion parameters."""
+    return gemma.gemma3(gemma3_text(size))
+
+
+def gemma3_text(size: str) -> dict[str, Any]:
+    """The config.json of that language model."""
     if size == '1b':
         more = dict(vocab_size=262_144, sliding_window=512)
     else:
         more = dict(vocab_size=262_208, sliding_window=1024, rope_scaling=dict(rope_type='linear', factor=8.0))
-    return gemma.gemma3({**_gemma(GEMMA3[size]), **more})
+    # Scores are scaled as by the mean width of a head, its real one is a power of two.
+    heads = dict(head_dim=128, query_pre_attn_scalar=168) if size == '27b' else {}
+    return {**_gemma(GEMMA3[size]), **more, **heads}
 
 
 def _gemma(numbers: tuple[int, ...]) -> dict[str, int]:

@@ -159,6 +159,19 @@ def paligemma() -> Format:
     return Format(image=ImageFormat(after='<bos>'), text=text)
 
 
+def gemma3() -> Format:
+    """<bos><start_of_turn>user\\n\\n\\n<start_of_image> [picture] <end_of_image>\\n\\nwords<end_of_turn>\\n..."""
+    turn = lambda role, weight: Turn(before=f'<start_of_turn>{role}\n', after='<end_of_turn>\n', weight=weight)
+    image = ImageFormat(
+        placeholder='<image_soft_token>', before='\n\n<start_of_image>', after='<end_of_image>\n\n', two_way=True
+    )
+    # There is no role of the system: what it says is a turn of the user.
+    text = TextFormat(
+        start='<bos>', system_turn=turn('user', 0.0), user=turn('user', 0.0), assistant=turn('model', 1.0)
+    )
+    return Format(image=image, text=text)
+
+
 def internvl() -> Format:
     """<|im_start|>user\\n<img> [picture] </img>\\nwords<|im_end|>\\n..., as InternVL writes."""
     image = ImageFormat(placeholder='<IMG_CONTEXT>', before='<img>', after='</img>\n')

@@ -28,12 +28,14 @@ Grid = tuple[int, int]
 
 
 class Linear(nnx.Module):
-    """One affine map of every feature (Shikra, Ferret, PaLM-E), or of every square of them."""
+    """One affine map of every feature (Shikra, Ferret, PaLM-E), or of every square of them, or its mean (Gemma 3)."""
 
     @dataclasses.dataclass(kw_only=True)
     class Config:
         bias: bool = True
         merge: int = 1  # side of the square of features that becomes one token
+        mean: bool = False  # the features of a square are averaged; False: they stand side by side
+        norm: Norm.Config | None = None  # of what the map gets
 
         def grid(self, frames: int, features: Grid) -> Grid:
             """Returns the (rows, columns) of a medium's tokens, given those of one frame's features."""
@@ -46,12 +48,17 @@ class Linear(nnx.Module):
             return Linear(self, width_in, width or width_in, features, rngs=rngs)
 
     def __init__(self, c: Config, width_in: int, width: int, features: Grid | None, *, rngs: nnx.Rngs):
-        self.width, self.merge, self.features = width, c.merge, features
-        self.linear = layers.Linear(c.merge**2 * width_in, width, bias=c.bias, spec=w_DE, rngs=rngs)
+        self.width, self.merge, self.mean, self.features = width, c.merge, c.mean, features
+        width_in = width_in if c.mean else c.merge**2 * width_in
+        self.norm = c.norm.build(width_in, rngs=rngs) if c.norm else None
+        self.linear = layers.Linear(width_in, width, bias=c.bias, spec=w_DE, rngs=rngs)
 
     def __call__(self, features: Float[Array, 'N n E'], count: Int[Array, 'N']) -> Float[Array, 'N P D']:
         """Returns one token for each feature, or for each square of them."""
-        return self.linear(merge(features, self.features, self.merge))
+        x = merge(features, self.features, self.merge)
+        if self.mean:
+            x = jnp.stack(jnp.split(x, self.merge**2, axis=-1)).mean(axis=0)
+        return self.linear(x if self.norm is None else self.norm(x))
 
 
 class Mlp(nnx.Module):

@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from mmjax.models import connector
+from mmjax.nn.layers import Norm
 
 GRID = (4, 6)
 
@@ -26,3 +27,16 @@ def test_a_merged_token_sees_its_square_alone(config):
 def test_a_grid_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match='4 x 6 features cannot be merged by squares of 4 x 4'):
         connector.Linear.Config(merge=4).grid(1, GRID)
+
+
+def test_a_mean_of_squares_is_normed_before_it_is_mapped():
+    norm = Norm.Config(kind='rms', eps=1e-6, offset=1.0)
+    config = connector.Linear.Config(bias=False, merge=2, mean=True, norm=norm)
+    part = config.build(3, 5, features=GRID, rngs=nnx.Rngs(0))
+    scale = np.linspace(-0.5, 0.5, 3, dtype=np.float32)
+    part.norm.scale.set_value(jnp.asarray(scale))
+    x = np.random.default_rng(0).normal(size=(2, *GRID, 3)).astype(np.float32)
+    mean = (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+    wanted = mean / np.sqrt(np.square(mean).mean(-1, keepdims=True) + 1e-6) * (1 + scale) @ part.linear.kernel[...]
+    found = part(jnp.asarray(x.reshape(2, 24, 3)), jnp.array([24, 24]))
+    np.testing.assert_allclose(found, wanted.reshape(2, 6, 5), rtol=1e-5, atol=1e-5)

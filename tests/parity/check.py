@@ -53,6 +53,7 @@ CASES: dict[str, Callable[[Reference], Result]] = {
     'FuyuForCausalLM': cases.run_fuyu,
     'Gemma2ForCausalLM': cases.language_model(gemma.gemma2, gemma.table),
     'Gemma3ForCausalLM': cases.language_model(gemma.gemma3, gemma.table),
+    'Gemma3ForConditionalGeneration': spliced.run_gemma3,
     'GPT2LMHeadModel': cases.language_model(gpt2.config, gpt2.table),
     'GatedCrossAttentionBlock': crossed.run_gated_block,
     'IdeficsForVisionText2Text': crossed.run_idefics,

@@ -11,7 +11,7 @@ from references import Reference
 
 from mmjax.data import masks
 from mmjax.models.vlm import Vlm
-from mmjax.weights import cogvlm, internvl, llava, llava_next, paligemma, qwen_vl, smolvlm
+from mmjax.weights import cogvlm, gemma3, internvl, llava, llava_next, paligemma, qwen_vl, smolvlm
 
 
 def run_cogvlm(r: Reference) -> Result:
@@ -73,6 +73,20 @@ def run_paligemma(r: Reference) -> Result:
         found = score(model, batch._replace(span=seen), r.inputs['labels'] if name == 'train' else None)
         outputs |= {f'logits_{name}': found.pop('logits'), **found}
     outputs['logits_no_token_types'] = score(model, batch, None)['logits']
+    outputs['image_hidden_states'] = harness.run(lambda m: m.media(batch), model)
+    return Result(outputs, account, masked(r, mask))
+
+
+def run_gemma3(r: Reference) -> Result:
+    """Runs Gemma3ForConditionalGeneration, whose pictures see themselves both ways."""
+    config = gemma3.config(r.config)
+    model, account, _ = load(config.build, gemma3.table(config, llava.layout_of(r.weights)), r)
+    ids, mask = r.inputs['input_ids'], r.inputs['attention_mask']
+    slot = running(ids == r.config['image_token_index'])
+    span = np.stack([masks.two_way(row, whole(at)) for row, at in zip(causal(mask), slot, strict=True)])
+    media = pictures(r.inputs['pixel_values'][:, None], config.encoder.patch)
+    batch = text_batch(ids, mask, slot=slot, span=span, **media)
+    outputs = score(model, batch, r.inputs.get('labels'))
     outputs['image_hidden_states'] = harness.run(lambda m: m.media(batch), model)
     return Result(outputs, account, masked(r, mask))
 

@@ -63,6 +63,7 @@ NAMES = [
     'llava_onevision',
     'qwen_vl',
     'paligemma',
+    'gemma3_mm',
     'smolvlm',
     'internvl',
 ]

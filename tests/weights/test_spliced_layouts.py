@@ -4,7 +4,19 @@
 import numpy as np
 import pytest
 
-from mmjax.weights import cogvlm, internvl, llama, llava_next, paligemma, qwen_vl, shapes, smolvlm, to_ours, to_public
+from mmjax.weights import (
+    cogvlm,
+    gemma3,
+    internvl,
+    llama,
+    llava_next,
+    paligemma,
+    qwen_vl,
+    shapes,
+    smolvlm,
+    to_ours,
+    to_public,
+)
 
 TEXT = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4, vocab_size=128)
 GROUPED = {**TEXT, 'num_key_value_heads': 2}
@@ -40,6 +52,14 @@ LAYOUTS = {
         {'transformer.visual.positional_embedding': (256, 12), 'transformer.h.1.mlp.w2.weight': (12, 16)},
     ),
     'paligemma': (paligemma, SPLICED, {'language_model.model.layers.2.mlp.up_proj.weight': (24, 16)}),
+    'gemma3': (
+        gemma3,
+        {**SPLICED, 'mm_tokens_per_image': 1},
+        {
+            'multi_modal_projector.mm_input_projection_weight': (12, 16),
+            'language_model.model.layers.2.pre_feedforward_layernorm.weight': (16,),
+        },
+    ),
     'llava_next': (
         llava_next,
         {**SPLICED, 'image_grid_pinpoints': [[8, 16], [80, 80]]},
