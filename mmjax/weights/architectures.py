@@ -15,6 +15,7 @@ from mmjax.weights import (
     cohere,
     fuyu,
     gemma,
+    gemma3,
     gpt2,
     idefics,
     kosmos2,
@@ -114,6 +115,10 @@ def _llava(c: Any, public: Public, names: Collection[str] | None) -> Table:
     return llava.table(c, 'hub' if names is None else llava.layout_of(names))
 
 
+def _gemma3(c: Any, public: Public, names: Collection[str] | None) -> Table:
+    return gemma3.table(c, 'hub' if names is None else llava.layout_of(names))
+
+
 def _idefics(c: Any, public: Public, names: Collection[str] | None) -> Table:
     return idefics.table(c, public.get('additional_vocab_size', 0))
 
@@ -141,6 +146,7 @@ ARCHITECTURES = {
     'InstructBlipForConditionalGeneration': _blip2('instructblip'),
     'InstructBlipVideoForConditionalGeneration': _blip2('instructblipvideo'),
     'CogVLMForCausalLM': _plain('cogvlm', cogvlm.config, cogvlm.table, templates.cogvlm),
+    'Gemma3ForConditionalGeneration': Architecture('gemma3', gemma3.config, _gemma3, templates.gemma3),
     'FuyuForCausalLM': _plain('fuyu', fuyu.config, fuyu.table, templates.fuyu),
     'IdeficsForVisionText2Text': Architecture('idefics', idefics.config, _idefics, form_of_idefics),
     'Kosmos2ForConditionalGeneration': _plain('kosmos-2', kosmos2.config, kosmos2.table, templates.kosmos),
