@@ -81,7 +81,7 @@ def test_text_alone_needs_no_pixels():
         batch = lay(c, [['abc', 'def']], 8)
         with_blank, _ = forward(model, batch)
         without = jit(lambda m, b: m.logits(m(b)))(model, batch._replace(pixels=None, media_size=None, states=None))
-        np.testing.assert_allclose(with_blank, without, rtol=1e-6)
+        np.testing.assert_allclose(with_blank, without, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
