@@ -16,6 +16,7 @@ from mmjax.data.tiles import Tiles
 from mmjax.data.tokenizer import Bytes
 from mmjax.models.connector import AttentionPool, Linear
 from mmjax.models.connector import Mlp as MlpConnector
+from mmjax.models.davit import Davit
 from mmjax.models.decoder import Decoder
 from mmjax.models.deepstack import DeepStack
 from mmjax.models.fusion import CrossAttention
@@ -41,6 +42,9 @@ FEWER: dict[type, Callable[[Any], dict[str, Any]]] = {
     Trunk.Config: lambda c: dict(depth=2),
     Vlm.Config: lambda c: dict(frames=min(c.frames, 2)),
     Vit.Config: lambda c: dict(size=(32, 32), patch=8, width=32, depth=2, position_grid=c.position_grid and (2, 2)),
+    Davit.Config: lambda c: dict(
+        size=(32, 32), widths=(32, 64), depths=(1, 1), heads=(2, 4), groups=(2, 4), strides=(4, 2), window=4, ratio=2
+    ),
     Patches.Config: lambda c: dict(patch=8, grid=(4, 4)),
     GatedConnector.Config: lambda c: dict(hidden=2 * WIDTH),
     GridResampler.Config: lambda c: dict(queries=(2, 2)),

@@ -122,10 +122,12 @@ class Sound(Mapping[str, np.ndarray]):
 
 def derived(architecture: Any, model: Any, public: Mapping[str, Any], folder: pathlib.Path) -> Run:
     """Returns a run without stages: the model of a config.json, and its prompts as its class is known to write them."""
-    form = architecture.form()
+    form = architecture.form(public)
     text = public.get('text_config') or public
     longest = text.get('max_position_embeddings') or public.get('max_position_embeddings') or 2048
     layout = Layout.Config(image=form.image, text=form.text, fit=architecture.fit, max_tokens=min(longest, 4096))
+    if form.text.output_start:
+        layout.overlong = 'cut'  # an answer cannot be parted from what the encoder reads
     tokens = layout.special_tokens() if model.vocab is not None else ()
     layout.tokenizer = vocabulary.of_folder(folder, tokens, needed=model.vocab is not None)
     exact = (public.get('torch_dtype') or public.get('dtype')) == 'float32'

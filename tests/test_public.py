@@ -16,11 +16,12 @@ from safetensors.numpy import load_file, save_file
 from mmjax import cli
 from mmjax.checkpoint import Store
 from mmjax.config import Load, Mesh
+from mmjax.document import Document, Text
 from mmjax.params import flatten
-from mmjax.public import FOLDER, Request, import_checkpoint
+from mmjax.public import FOLDER, Request, derived, import_checkpoint
 from mmjax.start import initial
 from mmjax.train import train
-from mmjax.weights import Checkpoint, llava, save, shapes, to_public
+from mmjax.weights import Checkpoint, architectures, llava, save, shapes, to_public
 from mmjax.weights.files import _INDEX
 from mmjax.workdir import read_run, restore
 
@@ -331,3 +332,23 @@ def test_pickled_weights_are_read_by_torch(published, folder, imported, tmp_path
 
 def test_help_names_both_verbs():
     assert {'import', 'export'} <= set(test_cli.verbs()) and cli.build_parser().format_help().count('public') >= 2
+
+
+T5 = dict(model_type='t5', d_model=16, d_ff=24, num_layers=1, num_heads=2, d_kv=4, vocab_size=300)
+
+
+@pytest.mark.parametrize(
+    'name, public, prompt',
+    [
+        ('T5ForConditionalGeneration', T5, 'a</s><pad>'),
+        ('Blip2ForConditionalGeneration', dict(model_type='blip-2', text_config=T5), 'a</s><pad>'),
+        ('Florence2ForConditionalGeneration', dict(model_type='florence2'), 'a</s></s><s>'),
+    ],
+)
+def test_what_has_an_encoder_is_asked_as_it_was_trained(name, public, prompt, tmp_path):
+    words(tmp_path, ('<pad>', '<s>', '</s>', '<image>'))
+    public = {**public, 'architectures': [name]}
+    found = architectures.read(public, 'config.json')
+    made = derived(found, found.config(public), public, tmp_path)
+    layout = made.layout.build(made.model.media_spec())
+    assert layout.tokenizer.decode(layout.prompt(Document([Text('a')])).tokens) == prompt

@@ -119,12 +119,14 @@ class Locate(Task):
 
     questions: tuple[str, ...] = ('Where is {}?', 'Find {} in the picture.', 'Give the box of {}.')
     chat: bool = False
+    named: bool = False  # the answer holds the words too
 
     def __call__(self, document: Document) -> Document:
         """Returns the pictures, the question, and the region's boxes; raises BadDocument without a region of words."""
         region = _region(document, lambda r: bool(r.text.strip()))
         question = Text(pick(document, self.questions).replace('{}', region.text.strip()), weight=0.0)
-        return _asked(document, [*_pictures(document), question, dataclasses.replace(region, text='')], self.chat)
+        answer = region if self.named else dataclasses.replace(region, text='')
+        return _asked(document, [*_pictures(document), question, answer], self.chat)
 
 
 @dataclasses.dataclass(kw_only=True)

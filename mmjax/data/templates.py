@@ -136,6 +136,15 @@ def t5() -> Format:
     return Format(text=TextFormat(input_end='</s>', output_start='<pad>', end='</s>'))
 
 
+def bart() -> Format:
+    """[picture] <s>words</s> for the encoder, </s><s>words</s> for the decoder, as Florence-2 writes.
+
+    Its answers are trained to begin with <s>, which decoding then forces; here it is read, never learnt.
+    """
+    text = TextFormat(input_end='</s>', output_start='</s><s>', end='</s>')
+    return Format(image=ImageFormat(after='<s>'), text=text)
+
+
 def shikra() -> Format:
     """Vicuna's turns, pictures between <im_start> and <im_end>."""
     image = ImageFormat(placeholder='<im_patch>', before='<im_start>', after='<im_end>')

@@ -15,12 +15,14 @@ from jaxtyping import Array, Float, Int
 
 from mmjax.batch import Batch, MediaSpec
 from mmjax.models import connector
+from mmjax.models.davit import Davit
 from mmjax.models.decoder import Cache, Decoder
 from mmjax.models.deepstack import DeepStack
 from mmjax.models.fusion import CrossAttention, Splice, splice
 from mmjax.models.gated import GatedConnector
 from mmjax.models.grid_resampler import GridResampler
 from mmjax.models.native import NativeVit
+from mmjax.models.overview import Overview
 from mmjax.models.patches import Patches
 from mmjax.models.qformer import Qformer
 from mmjax.models.reader import Reader
@@ -31,7 +33,7 @@ from mmjax.models.vision import Vit
 from mmjax.nn.layers import Unembedding, normal, parameter
 from mmjax.sharding import b_D, broadcast_rows, reshape_rows
 
-Encoder = Vit.Config | Patches.Config | NativeVit.Config
+Encoder = Vit.Config | Patches.Config | NativeVit.Config | Davit.Config
 Connector = (
     connector.Linear.Config
     | connector.Mlp.Config
@@ -42,6 +44,7 @@ Connector = (
     | Qformer.Config
     | GridResampler.Config
     | DeepStack.Config
+    | Overview.Config
 )
 
 

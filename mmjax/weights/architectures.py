@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 from mmjax.data import templates
 from mmjax.models.vlm import Vlm
 from mmjax.weights import (
+    bart,
+    bert,
     blip,
     blip2,
     clip,
     cogvlm,
     cohere,
+    florence2,
     fuyu,
     gemma,
     gemma3,
@@ -41,7 +44,7 @@ class Architecture(NamedTuple):
     model_type: str  # which its config.json must name too
     config: Callable[[Public], Any]
     table: Callable[[Any, Public, Collection[str] | None], Table]  # names None: those that are written
-    form: Callable[[], templates.Format] = _nothing_around
+    form: Callable[[Public], templates.Format] = lambda public: _nothing_around()
     fit: str = 'squash'
 
 
@@ -91,12 +94,18 @@ def form_of_idefics() -> templates.Format:
     return templates.Format(image=image, text=templates.TextFormat(start='<s>', end='</s>'))
 
 
-def _words(model_type: str, config: Callable[[Public], Any], table: Callable[[Any], Table]) -> Architecture:
+def _words(
+    model_type: str,
+    config: Callable[[Public], Any],
+    table: Callable[[Any], Table],
+    form: Callable[[], templates.Format] = _nothing_around,
+) -> Architecture:
     """A language model: a Vlm that sees no pictures."""
     return Architecture(
         model_type,
         lambda public: Vlm.Config(decoder=config(public)),
         lambda c, public, names: table(c.decoder).under('decoder/', ''),
+        lambda public: form(),
     )
 
 
@@ -108,7 +117,7 @@ def _plain(
     fit: str = 'squash',
 ) -> Architecture:
     """An architecture whose names follow from our config."""
-    return Architecture(model_type, config, lambda c, public, names: table(c), form, fit)
+    return Architecture(model_type, config, lambda c, public, names: table(c), lambda public: form(), fit)
 
 
 def _llava(c: Any, public: Public, names: Collection[str] | None) -> Table:
@@ -124,9 +133,18 @@ def _idefics(c: Any, public: Public, names: Collection[str] | None) -> Table:
 
 
 def _blip2(model_type: str) -> Architecture:
-    table = lambda c, public, names: blip2.table(c, public['text_config'].get('model_type', 'opt'))
-    begin, end = ('</s>', '\n') if model_type == 'blip-2' else ('<s>', '</s>')
-    return Architecture(model_type, blip2.config, table, lambda: _with_image(templates.blip2(begin, end)))
+    language = lambda public: public['text_config'].get('model_type', 'opt')
+    forms = {
+        'opt': lambda: templates.blip2('</s>', '\n'),
+        'llama': lambda: templates.blip2('<s>', '</s>'),
+        't5': templates.t5,
+    }
+    table = lambda c, public, names: blip2.table(c, language(public))
+    return Architecture(model_type, blip2.config, table, lambda public: _with_image(forms[language(public)]()))
+
+
+def _florence(c: Any, public: Public, names: Collection[str] | None) -> Table:
+    return florence2.table(c, florence2.HUB if names is None else florence2.layout_of(names))
 
 
 def _clip() -> templates.Format:
@@ -138,7 +156,9 @@ def _with_image(form: templates.Format) -> templates.Format:
 
 
 ARCHITECTURES = {
-    'LlavaForConditionalGeneration': Architecture('llava', llava.config, _llava, templates.vicuna, 'pad'),
+    'LlavaForConditionalGeneration': Architecture(
+        'llava', llava.config, _llava, lambda public: templates.vicuna(), 'pad'
+    ),
     'BlipForConditionalGeneration': _plain('blip', blip.captioner, blip.captioner_table, templates.blip),
     'BlipForImageTextRetrieval': _plain('blip', blip.retriever, blip.retriever_table),
     'BlipForQuestionAnswering': _plain('blip', blip.answerer, blip.answerer_table, templates.blip),
@@ -146,9 +166,12 @@ ARCHITECTURES = {
     'InstructBlipForConditionalGeneration': _blip2('instructblip'),
     'InstructBlipVideoForConditionalGeneration': _blip2('instructblipvideo'),
     'CogVLMForCausalLM': _plain('cogvlm', cogvlm.config, cogvlm.table, templates.cogvlm),
-    'Gemma3ForConditionalGeneration': Architecture('gemma3', gemma3.config, _gemma3, templates.gemma3),
+    'Florence2ForConditionalGeneration': Architecture(
+        'florence2', florence2.config, _florence, lambda public: templates.bart()
+    ),
+    'Gemma3ForConditionalGeneration': Architecture('gemma3', gemma3.config, _gemma3, lambda public: templates.gemma3()),
     'FuyuForCausalLM': _plain('fuyu', fuyu.config, fuyu.table, templates.fuyu),
-    'IdeficsForVisionText2Text': Architecture('idefics', idefics.config, _idefics, form_of_idefics),
+    'IdeficsForVisionText2Text': Architecture('idefics', idefics.config, _idefics, lambda public: form_of_idefics()),
     'Kosmos2ForConditionalGeneration': _plain('kosmos-2', kosmos2.config, kosmos2.table, templates.kosmos),
     'CLIPModel': _plain('clip', clip.clip, clip.clip_table, _clip, 'crop'),
     'SiglipModel': _plain('siglip', clip.siglip, clip.siglip_table),
@@ -163,5 +186,7 @@ ARCHITECTURES = {
     'PersimmonForCausalLM': _words('persimmon', fuyu.decoder, fuyu.decoder_table),
     'Qwen2ForCausalLM': _words('qwen2', qwen.qwen2, qwen.table),
     'Qwen3ForCausalLM': _words('qwen3', qwen.qwen3, qwen.table),
-    'T5ForConditionalGeneration': _words('t5', t5.config, t5.table),
+    'BartForConditionalGeneration': _words('bart', bart.config, bart.table, templates.bart),
+    'BertForMaskedLM': _words('bert', bert.masked, bert.masked_table),
+    'T5ForConditionalGeneration': _words('t5', t5.config, t5.table, templates.t5),
 }

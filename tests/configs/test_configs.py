@@ -56,6 +56,8 @@ COUNTS = {
     'shikra.py:7b': ((6738.4 + 303.2 + 4.2) * M, {}),
     'shikra.py:13b': ((13015.9 + 303.2 + 5.2) * M, {}),
     'fuyu.py:8b': (9408.2 * M, {}),
+    'florence2.py:base': (231.4 * M, {}),
+    'florence2.py:large': (776.5 * M, {}),
     'blip.py:base': (224.0 * M, {}),
     'blip.py:large': ((303.7 + 137.9 + 4.7) * M, {}),  # tower, text model, keys and values as wide as the tower
     'blip2.py:2.7b': ((986.0 + 105.1 + 2.0 + 2651.6) * M, {'words beside the queries': -80.6 * M, 'heads': -24.5 * M}),

@@ -41,6 +41,8 @@ def test_locate_and_name():
     pieces = [PICTURE, Text('see'), Region('a cat', (BOX,)), PICTURE, Text('end')]
     found = tasks.Locate(questions=('Where is {}?',))(Document(pieces))
     assert shape(found) == [('picture', 0), ('picture', 0), ('Where is a cat?', 0), ('', 1)]
+    named = tasks.Locate(questions=('Where is {}?',), named=True)(Document(pieces))
+    assert named.pieces[:-1] == found.pieces[:-1] and named.pieces[-1].text == 'a cat'
     assert found.pieces[-1].image == 0  # the picture it was said of, though another is the last now
     named = tasks.Name(questions=('What is in {}?',))(Document(pieces))
     assert shape(named)[2:] == [('What is in ', 0), ('', 0), ('?', 0), ('a cat', 1)]

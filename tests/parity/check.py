@@ -50,6 +50,7 @@ CASES: dict[str, Callable[[Reference], Result]] = {
     'Data2VecVisionForImageClassification': towers.run_data2vec_classifier,
     'Data2VecVisionModel': towers.run_data2vec,
     'data2vec_loss': towers.run_data2vec_loss,
+    'Florence2ForConditionalGeneration': languages.run_florence,
     'FuyuForCausalLM': cases.run_fuyu,
     'Gemma2ForCausalLM': cases.language_model(gemma.gemma2, gemma.table),
     'Gemma3ForCausalLM': cases.language_model(gemma.gemma3, gemma.table),

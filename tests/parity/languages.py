@@ -5,7 +5,7 @@ import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
-from harness import IGNORE, Result, load, score, text_batch
+from harness import IGNORE, Result, load, pictures, running, score, text_batch
 from references import Reference
 
 from mmjax.batch import Batch
@@ -13,7 +13,7 @@ from mmjax.data import masks
 from mmjax.models.seq2seq import Seq2seq
 from mmjax.models.vlm import Vlm
 from mmjax.objectives.next_token import token_losses
-from mmjax.weights import bert, t5
+from mmjax.weights import bert, florence2, t5
 
 
 def run_bert(r: Reference) -> Result:
@@ -37,6 +37,25 @@ def run_t5(r: Reference) -> Result:
     outputs = {**outputs, 'logits': outputs['logits'][..., : config.vocab]}
     outputs['encoder_last_hidden_state'] = apart['source']
     return Result(outputs, account, {'encoder_last_hidden_state': mask == 1})
+
+
+def run_florence(r: Reference) -> Result:
+    """Runs Florence2ForConditionalGeneration, in whichever of its layouts."""
+    x = r.inputs
+    config = florence2.config(r.config, side=x['pixel_values'].shape[-1])
+    model, account, _ = load(config.build, florence2.table(config, florence2.layout_of(r.weights)), r)
+    ids, mask, labels = x['input_ids'], x['attention_mask'], x['labels']
+    written = shifted(labels, r.config['text_config']['decoder_start_token_id'])
+    slot = running(ids == r.config['image_token_id'])
+    room = np.full((len(ids), labels.shape[1] + 1), -1, np.int32)
+    media = dict(
+        slot=np.concatenate([slot, room], axis=1), **pictures(x['pixel_values'][:, None], config.encoder.patch)
+    )
+    batch = joined(ids, mask, written, **media)
+    outputs = score_joined(model, batch, mask, labels)
+    encode = lambda m: m.decoder.encode(m._fused(batch)[0], batch.span, batch.position)
+    outputs['encoder_last'] = np.asarray(harness.run(encode, model))[:, : ids.shape[1]]
+    return Result(outputs, account)
 
 
 def two_way(mask: np.ndarray) -> jnp.ndarray:

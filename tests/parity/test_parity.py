@@ -36,6 +36,7 @@ NAMES = [
     'shikra_compose',
     'kosmos2',
     'fuyu',
+    'florence2',
     'palme_compose',
     'idefics',
     'idefics_9b_layout',

@@ -8,11 +8,13 @@ import pytest
 
 from mmjax.models.resnet import ResNet
 from mmjax.weights import (
+    bart,
     bert,
     blip,
     blip2,
     clip,
     cohere,
+    florence2,
     fuyu,
     gemma,
     gpt2,
@@ -33,6 +35,10 @@ from mmjax.weights import (
 
 TEXT = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4, vocab_size=50)
 GROUPED = {**TEXT, 'num_key_value_heads': 2}
+STACKS = {f'{side}_{name}': 2 for side in ('encoder', 'decoder') for name in ('layers', 'attention_heads')}
+BART = dict(d_model=16, encoder_ffn_dim=24, decoder_ffn_dim=24, vocab_size=50, max_position_embeddings=9, **STACKS)
+TOWER = dict(embed_dim=(4, 8, 8, 8), num_heads=(2,) * 4, num_groups=(2,) * 4, depths=(1, 1, 2, 1))
+FLORENCE = dict(text_config=BART, vision_config=TOWER)
 T5 = dict(d_model=16, d_kv=3, d_ff=24, num_layers=3, num_decoder_layers=2, num_heads=4, vocab_size=50)
 VISION = dict(
     hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4
@@ -109,6 +115,7 @@ LAYOUTS = {
     't5': lambda: of(t5, T5),
     't5, untied': lambda: of(t5, {**T5, 'tie_word_embeddings': False, 'feed_forward_proj': 'gated-gelu'}),
     'bert': lambda: pair(bert.masked, bert.masked_table, TEXT),
+    'bart': lambda: of(bart, BART),
     'cohere': lambda: of(cohere, GROUPED),
     'clip': lambda: pair(clip.clip, clip.clip_table, PAIR),
     'openai_clip': lambda: pair(clip.clip, openai_clip.table, PAIR),
@@ -132,6 +139,8 @@ LAYOUTS = {
         blip2, {**BLIP2, 'model_type': 'instructblip', 'text_config': {**T5, 'model_type': 't5'}}, 't5'
     ),
     'kosmos2': lambda: of(kosmos2, KOSMOS2),
+    'florence2': lambda: of(florence2, FLORENCE),
+    'florence2, first': lambda: of(florence2, FLORENCE, florence2.FIRST),
     'fuyu': lambda: of(fuyu, dict(text_config=TEXT, patch_size=4)),
     'idefics': lambda: of(idefics, IDEFICS, 2),
     'idefics, bare': lambda: of(idefics, {**IDEFICS, 'use_resampler': False, 'alpha_type': 'vector'}, 2),
@@ -224,6 +233,26 @@ def test_writing_and_reading_undo_each_other(layout):
         ('instructblip', {'qformer.embeddings.layernorm.weight': (12,), 'language_projection.weight': (16, 12)}),
         ('instructblip, t5', {'language_model.decoder.block.1.layer.1.EncDecAttention.q.weight': (12, 16)}),
         ('kosmos2', {'text_model.model.layers.1.ffn.ffn_layernorm.weight': (24,)}),
+        ('bart', {'model.encoder.embed_positions.weight': (11, 16), 'model.shared.weight': (50, 16)}),
+        (
+            'florence2',
+            {
+                'model.vision_tower.blocks.2.1.spatial_block.window_attn.qkv.weight': (24, 8),
+                'model.vision_tower.blocks.0.0.channel_block.conv1.weight': (4, 1, 3, 3),
+                'model.language_model.decoder.layers.1.encoder_attn.k_proj.bias': (16,),
+                'model.multi_modal_projector.image_projection.weight': (16, 8),
+            },
+        ),
+        (
+            'florence2, first',
+            {
+                'vision_tower.blocks.2.1.spatial_block.window_attn.fn.qkv.weight': (24, 8),
+                'vision_tower.blocks.0.0.channel_block.channel_attn.norm.bias': (4,),
+                'vision_tower.convs.1.proj.weight': (8, 4, 3, 3),
+                'language_model.model.shared.weight': (50, 16),
+                'image_projection': (8, 16),
+            },
+        ),
         ('fuyu', {'language_model.model.layers.0.self_attn.query_key_value.weight': (48, 16)}),
         ('idefics', {'lm_head.additional_fc.weight': (2, 16), 'model.gated_cross_attn_layers.1.alpha_dense': (1,)}),
         ('idefics, bare', {'model.gated_cross_attn_layers.0.alpha_dense': (1, 1, 16)}),
