@@ -94,6 +94,11 @@ class Answerer:
             answers += self._read(gather(written), fed)
         return answers[: len(prompts)]
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the answers beside the model."""
+        return {'decoding': dataclasses.asdict(self.how), 'stop': list(self.stop)}
+
     def _check(self, prompts: Sequence[Laid]) -> None:
         """Refuses answers that reach beyond a table of learned positions, where the last one would silently repeat."""
         decoder = getattr(self.model, 'decoder', None)
@@ -172,12 +177,12 @@ def feed(documents: Sequence[Sequence[Laid]], layout: Layout, shape: Shape, rows
 
 def _hashes(batch: Batch) -> list[tuple[str, ...]]:
     """Returns the hashes of the pictures of all processes' rows."""
-    if batch.pixels is None:
+    if batch.shown is None:
         return [()] * len(gather(np.zeros(len(batch.tokens), np.uint8)))
     there = batch.media_size[..., 0] > 0
     digests = np.zeros((*there.shape, 8), np.uint8)
     for place in zip(*np.nonzero(there), strict=True):
-        digests[place] = np.frombuffer(bytes.fromhex(pixel_hash(batch.pixels[place])), np.uint8)
+        digests[place] = np.frombuffer(bytes.fromhex(pixel_hash(batch.shown[place])), np.uint8)
     rows = zip(gather(digests), gather(there), strict=True)
     return [tuple(bytes(digest).hex() for digest, is_there in zip(*row, strict=True) if is_there) for row in rows]
 

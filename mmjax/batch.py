@@ -7,7 +7,7 @@ D width, N heads, K key/value heads, H head width, F mlp width, V vocabulary.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,13 @@ class Batch(NamedTuple):
     states: np.ndarray | None = None  # [B, S, width] f32
     expert: np.ndarray | None = None  # [B, L]       1 where a block's second set of weights reads the token
     words: np.ndarray | None = None  # [B, M, W]    what the connector reads beside the medium; -1 behind the last
+    features: np.ndarray | None = None  # [B, M, n, E] f32, vectors of a detector in the place of pixels
+    answers: np.ndarray | None = None  # [B, A]       f32, how right each answer of the model's list is, 0 .. 1
+
+    @property
+    def shown(self) -> Any:
+        """What the encoder reads of the row's media: pixels, or features where a detector has read them before."""
+        return self.pixels if self.features is None else self.features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,3 +66,5 @@ class MediaSpec:
     experts: bool = False  # media tokens are read by weights of their own: the batch says which
     beside: int = 0  # W: the most words that the connector reads beside a medium; 0: it reads none
     beside_vocab: int = 0  # how many ids of such words it knows
+    features: int = 0  # E: media are vectors of this width, `width` of them at most; 0: they are pictures
+    answers: int = 0  # A: the model chooses from a list of so many answers; 0: it writes them

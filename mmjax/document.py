@@ -91,7 +91,20 @@ class Generate:
     weight: float = 1.0
 
 
-Piece = Text | Image | Video | Region | State | Generate
+@dataclasses.dataclass
+class Features:
+    """A picture as a detector has read it: a vector for each thing found, [vectors, width], the surest first.
+
+    As for pictures, an encoded one (numpy's .npy) is only read when a batch needs it.
+    """
+
+    vectors: Pixels
+    name: str = ''
+    weight: float = 0.0
+
+
+Medium = Image | Video | Features
+Piece = Text | Features | Image | Video | Region | State | Generate
 
 
 @dataclasses.dataclass

@@ -6,7 +6,6 @@ source -> task -> documents -> question | answer -> prompts -> answers -> figure
                       '- loss and perplexity
 """
 
-import dataclasses
 import functools
 import math
 import pathlib
@@ -21,15 +20,17 @@ import numpy as np
 from mmjax import compare, log, sharding
 from mmjax.answer import Answer, Answerer, as_read, feed, gather, room, rows_for
 from mmjax.batch import Batch
+from mmjax.choose import Chooser
 from mmjax.config import ConfigError, Eval, Run
 from mmjax.config_io import to_json
+from mmjax.data import features as features_of
 from mmjax.data import images
 from mmjax.data.laid import Laid
 from mmjax.data.layout import Layout
 from mmjax.data.pack import pack
 from mmjax.data.shots import join
 from mmjax.decode.sampling import Decoding
-from mmjax.document import BadDocument, Document, Image
+from mmjax.document import BadDocument, Document, Features, Image
 from mmjax.evals import blind, few_shot
 from mmjax.evals.metrics import METRICS, OVER_ALL, VERSION, expected, found_boxes, references, true_boxes, words
 from mmjax.objectives.next_token import NextToken
@@ -169,10 +170,14 @@ def read(source: Any, task: Any, count: int, dropped: Counter[str]) -> list[Docu
     return documents
 
 
-def _size(picture: Image) -> tuple[int, int]:
-    """Returns (width, height), (0, 0) of a picture that cannot be read: it is left out when it is decoded."""
+def _size(picture: Image | Features) -> tuple[int, int]:
+    """Returns (width, height), of features (width, vectors).
+
+    (0, 0) of what cannot be read: it is left out when it is decoded.
+    """
     try:
-        return images.size(picture)
+        read = features_of if isinstance(picture, Features) else images
+        return read.size(picture)
     except BadDocument:
         return 0, 0
 
@@ -197,7 +202,7 @@ def choose_examples(
 
 @jax.jit
 def _pooled(model: Any, batch: Batch) -> jax.Array:
-    x = model.encoder(batch.pixels, batch.media_size).astype(jnp.float32).mean(axis=(2, 3))
+    x = model.encoder(batch.shown, batch.media_size).astype(jnp.float32).mean(axis=(2, 3))
     there = (batch.media_size[..., 0] > 0)[..., None]
     return jnp.where(there, x, 0).sum(axis=1) / jnp.maximum(there.sum(axis=1), 1)
 
@@ -268,13 +273,15 @@ def _answer(
     how = Decoding(max_new_tokens=ev.max_new_tokens, beams=ev.beams, length_penalty=ev.length_penalty)
     # One shape for both, so that the control is measured by the very same program.
     shape, rows = room([*prompts, *control_prompts]), rows_for(len(prompts))
-    answerer = Answerer(model, layout, shape, rows, how, boxes=ev.constrain)
+    if layout.answers:
+        answerer = Chooser(model, layout, shape, rows)
+    else:
+        answerer = Answerer(model, layout, shape, rows, how, boxes=ev.constrain)
     answers = dict(zip(numbers, answerer(prompts), strict=True))
     control = dict(zip(blinded, answerer(control_prompts), strict=True))
     predictions = [_prediction(ev, layout, i, asked[i], answers[i], controls.get(i), control.get(i)) for i in numbers]
     settings = {
-        'decoding': dataclasses.asdict(answerer.how),
-        'stop': list(answerer.stop),
+        **answerer.settings,
         'prompt': as_read(layout.tokenizer, prompts[0].tokens.tolist()),
         'unreadable': sum(bool(a.problem) for a in answers.values()),
         'blind_documents': len(control),

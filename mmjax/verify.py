@@ -171,6 +171,8 @@ def isolation(outputs: Any, packed: Batch, documents: Sequence[Laid], layout: La
         changed.tokens[0, there] = (changed.tokens[0, there] + 1) % layout.tokenizer.size
         if changed.pixels is not None:
             changed.pixels[0, media] += 101
+        if changed.features is not None:
+            changed.features[0, media] += 1.0
         if changed.words is not None:
             changed.words[0, media] = np.where(changed.words[0, media] > 0, changed.words[0, media] - 1, -1)
         if changed.states is not None:

@@ -20,7 +20,8 @@ LAYERS = {
     'objectives': ('objectives', 'decode', 'sample', 'weights', 'evals', 'optim'),
     'program': (
         *('config', 'config_io', 'workdir', 'checkpoint', 'log', 'host', 'feed', 'start', 'step', 'train'),
-        *('answer', 'ask', 'compare', 'evaluate', 'plan', 'public', 'report', 'topology', 'verify', 'vocabulary'),
+        *('answer', 'ask', 'choose', 'compare', 'evaluate', 'plan', 'public', 'report', 'topology', 'verify'),
+        'vocabulary',
     ),
     'cli': ('cli', '__main__', '__init__'),
 }

@@ -10,7 +10,8 @@ import numpy as np
 
 from mmjax.batch import Batch, MediaSpec
 
-KINDS = {'weight': np.float32, 'states': np.float32, 'pixels': np.uint8}  # all others are int32
+# All others are int32.
+KINDS = {**dict.fromkeys(('weight', 'states', 'features', 'answers'), np.float32), 'pixels': np.uint8}
 
 
 class BadBatch(ValueError):
@@ -36,6 +37,8 @@ class _Check:
         self.values(b.tokens, (b.tokens >= 0) & (b.tokens < vocab), f'tokens: {{}} is no id of a vocabulary of {vocab}',
                     'build the decoder as wide as the tokenizer')  # fmt: skip
         self.values(b.weight, np.isfinite(b.weight) & (b.weight >= 0), 'weight: {}', 'loss weights are 0 or more')
+        if b.answers is not None:
+            self.values(b.answers, (b.answers >= 0) & (b.answers <= 1), 'answers: {}', 'each is 0 .. 1 right')
         if b.expert is not None:
             self.values(
                 b.expert, (b.expert == 0) | (b.expert == 1), 'expert: {}', 'there are two sets of weights, 0 and 1'
@@ -64,6 +67,8 @@ class _Check:
             'states': (rows, states, spec.state_width),
             'expert': (rows, length),
             'words': (rows, media, spec.beside),
+            'features': (rows, media, spec.width, spec.features),
+            'answers': (rows, spec.answers),
         }
         for name, array in b._asdict().items():
             if array is None:
@@ -75,8 +80,9 @@ class _Check:
                     f'{name} is {array.dtype}{list(array.shape)}, the model reads {reads}; '
                     'was the layout built with the media_spec() of another model?'
                 )
-        if media and (b.pixels is None or (b.slot is None and b.media_span is None)):
-            lacking = 'pixels' if b.pixels is None else 'slot' if spec.in_sequence else 'media_span'
+        if media and (b.shown is None or (b.slot is None and b.media_span is None)):
+            seen = 'features' if spec.features else 'pixels'
+            lacking = seen if b.shown is None else 'slot' if spec.in_sequence else 'media_span'
             raise BadBatch(f'media_size speaks of {media} media a row, but {lacking} is None')
 
     def values(self, array: np.ndarray, good: np.ndarray, what: str, way_out: str) -> None:

@@ -14,7 +14,7 @@ from mmjax.data.pack import efficiency, pack
 from mmjax.data.sources.source import Source
 from mmjax.data.templates import Format, plain
 from mmjax.data.tokenizer import Bytes
-from mmjax.document import BadDocument, Document, Image, Region, Text, Video
+from mmjax.document import BadDocument, Document, Medium, Region, Text
 
 QUANTILES = (5, 50, 95, 100)
 
@@ -135,7 +135,7 @@ def _windows(source: Source, limit: int | None, window: int, found: Inspection) 
 
 def _count(document: Document, found: Inspection) -> None:
     found.pieces.update(type(piece).__name__.lower() for piece in document.pieces)
-    found.pictures.append(sum(isinstance(piece, Image | Video) for piece in document.pieces))
+    found.pictures.append(sum(isinstance(piece, Medium) for piece in document.pieces))
     found.characters.append(sum(len(piece.text) for piece in document.pieces if isinstance(piece, Text | Region)))
 
 
@@ -144,7 +144,7 @@ def _decode(document: Document, layout: Layout, found: Inspection) -> None:
     found.undecodable = found.undecodable or 0
     failed = None
     for piece in document.pieces:
-        if isinstance(piece, Image | Video):
+        if isinstance(piece, Medium):
             try:
                 layout.decode(piece)
             except BadDocument as error:

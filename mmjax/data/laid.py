@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmjax.document import Image, Video
+from mmjax.document import Medium
 
 
 class Shape(NamedTuple):
@@ -32,10 +32,11 @@ class Laid:
     position: np.ndarray  # [l] or [l, 3] int32
     slot: np.ndarray  # [l] int32
     media_span: np.ndarray  # [l, 2] int32
-    media: list[Image | Video] = dataclasses.field(default_factory=list)
+    media: list[Medium] = dataclasses.field(default_factory=list)
     media_size: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 3), np.int32))  # [m, 3]
     words: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))  # beside each medium
     states: list[np.ndarray] = dataclasses.field(default_factory=list)
+    answers: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))  # how right each is
 
     @property
     def need(self) -> Shape:

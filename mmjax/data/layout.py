@@ -21,7 +21,8 @@ import itertools
 import numpy as np
 
 from mmjax.batch import MediaSpec
-from mmjax.data import images, masks
+from mmjax.data import features, images, masks
+from mmjax.data.answer_list import AnswerList
 from mmjax.data.beside import Beside
 from mmjax.data.coordinates import Cells, Numbers
 from mmjax.data.images import Fit
@@ -31,7 +32,7 @@ from mmjax.data.templates import ImageFormat, TextFormat
 from mmjax.data.tiles import Tiles
 from mmjax.data.tokenizer import SPECIAL, Bytes, HuggingFace, SentencePiece
 from mmjax.data.writing import STATE, Unit, Writer
-from mmjax.document import BadDocument, Document, Image, Video
+from mmjax.document import BadDocument, Document, Features, Image, Medium, Video
 
 OVERLONG = ('split', 'truncate', 'cut', 'drop')
 
@@ -54,6 +55,7 @@ class Layout:
         tiles: Tiles | None = None  # pictures are an overview and tiles; None: one frame
         coordinates: Numbers | Cells | None = None  # None: regions are their words alone
         beside: Beside.Config | None = None  # the words that a connector reads beside each picture
+        answers: AnswerList.Config | None = None  # what the model chooses from; None: it writes
         state: str = '<state>'  # the special token where a state stands
         fit: str = 'squash'  # squash, pad, crop, inside
         fill: tuple[int, int, int] = (122, 116, 104)  # colour of what a picture does not cover
@@ -85,8 +87,12 @@ class Layout:
             )
             raise ValueError(f'the connector {reads}; layout.beside must be {"set" if spec.beside else "None"}')
         self.beside = c.beside.build(spec) if c.beside else None
+        if bool(spec.answers) != bool(c.answers):
+            does = f'chooses from {spec.answers} answers' if spec.answers else 'writes its answers'
+            raise ValueError(f'the model {does}; layout.answers must be {"set" if spec.answers else "None"}')
+        self.answers = c.answers.build(spec) if c.answers else None
         self.fit = None
-        if spec.tokens:
+        if spec.tokens and not spec.features:
             unit = spec.patch * spec.multiple
             fit = Fit.Config(height=spec.height, width=spec.width, mode=c.fit, fill=c.fill, patch=unit)
             self.fit = fit.build()
@@ -95,7 +101,12 @@ class Layout:
 
     def __call__(self, document: Document) -> list[Laid]:
         """Returns the laid-out document, in parts if it was split; raises BadDocument when nothing is left."""
-        laid = [self._laid(document, part) for part in self._parts(document)]
+        # Of answers that are chosen no word is read: they are labels.
+        read = document.split()[0] if self.answers else document
+        laid = [self._laid(read, part) for part in self._parts(read)]
+        if self.answers:
+            scores = self.answers(document)
+            laid = [dataclasses.replace(part, answers=scores) for part in laid]
         # A model that reads pictures apart from words learns from every one of them, whatever the words weigh.
         kept = [part for part in laid if part.weight.any() or (part.media and self.spec.apart)]
         if not kept:
@@ -106,13 +117,20 @@ class Layout:
 
     def prompt(self, document: Document) -> Laid:
         """Returns a question and, behind it, the opening of the answer; raises BadDocument if it is too long."""
+        if self.answers:
+            return self._laid(document, self._parts(document)[0])
         units = self._writer.write(document, closed=False, ask=True)
         if not self._fits(units):
             raise self._too_long(document, units)
         return self._laid(document, units)
 
-    def decode(self, piece: Image | Video) -> np.ndarray:
-        """Returns the fitted frames, uint8 [frames, height, width, 3]; of a longer video evenly spaced ones."""
+    def decode(self, piece: Medium) -> np.ndarray:
+        """Returns the fitted frames, uint8 [frames, height, width, 3]; of a longer video evenly spaced ones.
+
+        Of features the vectors, float32 [vectors, width], the first ones of too many.
+        """
+        if isinstance(piece, Features):
+            return features.read(piece)[: self.spec.width]
         if self.config.tiles and isinstance(piece, Image):
             return self.config.tiles.read(piece, images.size(piece), self.fit)
         frames = (piece,) if isinstance(piece, Image) else piece.frames
@@ -281,6 +299,8 @@ class Layout:
                 f'layout.max_states is {c.max_states}, but states stand among the text, where a model that looks at '
                 'media through cross-attention puts none; use Splice'
             )
+        if spec.answers and (c.max_media != 1 or not spec.apart):
+            raise ValueError(f'layout.max_media is {c.max_media}: answers are chosen row by row, set it to 1')
         if not spec.tokens or not c.max_media:
             return
         if spec.axes > 1 and (c.image.row_end or c.image.one_position or c.tiles):

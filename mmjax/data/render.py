@@ -14,10 +14,11 @@ import numpy as np
 from mmjax.batch import Batch, MediaSpec
 from mmjax.data import masks
 from mmjax.data.laid import Laid, Shape
-from mmjax.document import BadDocument, Image, Video
+from mmjax.document import BadDocument, Medium
 
-# Returns the frames of a medium, uint8 [frames, height, width, 3], padded at the right and below where sizes vary.
-Decode = Callable[[Image | Video], np.ndarray]
+# Returns the frames of a medium, uint8 [frames, height, width, 3], padded at the right and below where sizes vary; of
+# features the vectors, float32 [vectors, width].
+Decode = Callable[[Medium], np.ndarray]
 
 
 class Row(NamedTuple):
@@ -35,14 +36,14 @@ def render(documents: Sequence[Laid], shape: Shape, spec: MediaSpec, decode: Dec
     for d in documents:
         there, media = slice(at, at + len(d.tokens)), slice(medium, medium + len(d.media))
         try:
-            if row.pixels is not None:
+            if row.shown is not None:
                 for place, piece in enumerate(d.media, start=medium):
-                    frames = decode(piece)
-                    row.pixels[place, : len(frames)] = frames
+                    read = decode(piece)
+                    row.shown[place, : len(read)] = read
                 row.media_size[media] = d.media_size
         except BadDocument as error:
             blanked.append(BadDocument(d.key, error.reason, str(error)))
-            row.pixels[media] = 0
+            row.shown[media] = 0
         else:
             _place(row, d, there, medium, state, shape, spec)
         at, medium, state = at + len(d.tokens), medium + len(d.media), state + len(d.states)
@@ -59,7 +60,7 @@ def stack(rows: Sequence[Row]) -> Batch:
 def _empty(shape: Shape, spec: MediaSpec, documents: Sequence[Laid], pad: int) -> Batch:
     n, media = shape.tokens, shape.media if spec.tokens else 0
     position = (n, spec.axes) if spec.axes > 1 else (n,)
-    seen = media or shape.states
+    seen, pictures = media or shape.states, media and not spec.features
     return Batch(
         tokens=np.full(n, pad, np.int32),
         weight=np.zeros(n, np.float32),
@@ -67,11 +68,13 @@ def _empty(shape: Shape, spec: MediaSpec, documents: Sequence[Laid], pad: int) -
         position=np.zeros(position, np.int32),
         slot=np.full(n, -1, np.int32) if seen and (spec.in_sequence or shape.states) else None,
         media_span=np.zeros((n, 2), np.int32) if spec.encodes or (seen and not spec.in_sequence) else None,
-        pixels=np.zeros((media, spec.frames, spec.height, spec.width, 3), np.uint8) if media else None,
+        pixels=np.zeros((media, spec.frames, spec.height, spec.width, 3), np.uint8) if pictures else None,
         media_size=np.zeros((media, 3), np.int32) if media else None,
         states=np.zeros((shape.states, spec.state_width), np.float32) if shape.states else None,
         expert=np.zeros(n, np.int32) if media and spec.experts else None,
         words=np.full((media, spec.beside), -1, np.int32) if media and spec.beside else None,
+        features=np.zeros((media, spec.width, spec.features), np.float32) if media and spec.features else None,
+        answers=np.zeros(spec.answers, np.float32) if spec.answers else None,
     )
 
 
@@ -90,5 +93,7 @@ def _place(row: Batch, d: Laid, there: slice, medium: int, state: int, shape: Sh
         row.media_span[there] = np.where(seen, d.media_span + (there.start if spec.encodes else first), 0)
     if row.words is not None:
         row.words[medium : medium + len(d.media), : len(d.words)] = d.words
+    if row.answers is not None and len(d.answers):
+        row.answers[:] = d.answers
     for s, vector in enumerate(d.states, start=state):
         row.states[s] = vector

@@ -4,7 +4,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from mmjax.document import Document, Image, Region, Text, Video
+from mmjax.document import Document, Medium, Region, Text
 
 
 def join(
@@ -29,7 +29,7 @@ def join(
 
 def _shifted(document: Document, before: Sequence, weight: float | None = None) -> list:
     """Returns the pieces as they stand behind `before`: regions name their picture by its number in the document."""
-    pictures = sum(isinstance(piece, Image | Video) for piece in before)
+    pictures = sum(isinstance(piece, Medium) for piece in before)
     pieces = []
     for piece in document.pieces:
         changes = {} if weight is None else {'weight': weight}

@@ -12,13 +12,13 @@ import math
 import numpy as np
 
 from mmjax.batch import MediaSpec
-from mmjax.data import images
+from mmjax.data import features, images
 from mmjax.data.coordinates import Codec
 from mmjax.data.images import Fit
 from mmjax.data.templates import ImageFormat, TextFormat
 from mmjax.data.tiles import Tiles
 from mmjax.data.tokenizer import SPECIAL, Tokenizer
-from mmjax.document import BadDocument, Document, Generate, Image, Piece, Region, State, Text, Video
+from mmjax.document import BadDocument, Document, Features, Generate, Image, Medium, Piece, Region, State, Text, Video
 
 STATE = -2  # in the slots of a unit
 
@@ -32,7 +32,7 @@ class Unit:
     slot: np.ndarray
     whole: bool = False
     body: tuple[int, int] = (0, 0)  # where a medium's places are
-    medium: Image | Video | None = None
+    medium: Medium | None = None
     size: tuple[int, int, int] = (0, 0, 0)
     count: int = 0
     grid: tuple[int, int] = (0, 0)  # rows and columns of one frame's places
@@ -122,7 +122,7 @@ class Writer:
         """
         page, roles = Page(self.tokenizer), self._roles(document)
         if not self.spec.text:
-            pictures = [piece for piece in document.pieces if isinstance(piece, Image | Video)]
+            pictures = [piece for piece in document.pieces if isinstance(piece, Medium)]
             return self._without_words(page, document, pictures)
         page.format(self.text.start, 0.0)
         if roles and roles[0] != 'system':
@@ -142,7 +142,7 @@ class Writer:
             # What an encoder reads is not learnt.
             weight = piece.weight * (turn.weight if turn else 1.0) * (i >= answer)
             page.format(lead, weight)
-            if isinstance(piece, Image | Video):
+            if isinstance(piece, Medium):
                 if pictures:
                     page.format(self.text.chunk_end, learnt)
                 pictures, learnt = pictures + 1, 0.0
@@ -176,7 +176,7 @@ class Writer:
         turns = [self.text.turn(role).weight for role in roles] or [1.0] * last
         learnt = [isinstance(p, Text | Region) and p.weight * w > 0 for p, w in zip(pieces, turns, strict=False)]
         end = max((i + 1 for i in range(last) if learnt[i]), default=last)
-        if any(isinstance(piece, Image | Video | State) for piece in pieces[end:]):
+        if any(isinstance(piece, Medium | State) for piece in pieces[end:]):
             raise BadDocument(document.key, 'a picture behind the answer', 'only an input, all before it, may hold one')
         return next((i + 1 for i in reversed(range(end)) if not learnt[i]), 0) if any(learnt) else last
 
@@ -190,7 +190,7 @@ class Writer:
         page.units[-1].starts = True
         page.begin()
 
-    def _without_words(self, page: Page, document: Document, pictures: list[Image | Video]) -> list[Unit]:
+    def _without_words(self, page: Page, document: Document, pictures: list[Medium]) -> list[Unit]:
         sizes = _Sizes(document, self.fit)
         for number, piece in enumerate(pictures, start=1):
             self._piece(page, document, piece, 0.0, number, sizes)
@@ -211,7 +211,7 @@ class Writer:
                 page.words(piece.text, weight)
             case Region():
                 self._region(page, piece, weight, sizes)
-            case Image():
+            case Image() | Features():
                 self._medium(page, document, piece, weight, number)
             case Video() if self.spec.frames > 1 and not self.tiles:
                 self._medium(page, document, piece, weight, number)
@@ -239,18 +239,17 @@ class Writer:
         page.format(after.replace('{boxes}', text), weight)
         page.whole_since(begin)
 
-    def _medium(self, page: Page, document: Document, medium: Image | Video, weight: float, number: int) -> None:
+    def _medium(self, page: Page, document: Document, medium: Medium, weight: float, number: int) -> None:
         """Writes the places of a picture: before, rows of placeholders each closed by row_end, after."""
         spec, f = self.spec, self.image
         if not spec.tokens:
             raise BadDocument(document.key, 'picture', 'the model reads none')
-        frames = min(len(medium.frames), spec.frames) if isinstance(medium, Video) else 1
+        if isinstance(medium, Features) != bool(spec.features):
+            has, reads = ('features', 'pictures') if isinstance(medium, Features) else ('a picture', 'features')
+            raise BadDocument(document.key, has, f'the model reads {reads}')
         first = medium.frames[0] if isinstance(medium, Video) else medium
         tiled = self.tiles and isinstance(medium, Image)
-        if tiled:
-            frames = 1 + math.prod(self.tiles.choose(images.size(first), spec.width))
-        size = images.size(first) if spec.varying else (spec.width, spec.height)
-        patches = tuple(count * spec.multiple for count in self.fit.grid(size))
+        frames, patches = self._size(document, medium)
         rows, columns = spec.grid(frames, *patches)
         if rows * columns > spec.tokens:
             raise ValueError(
@@ -280,6 +279,22 @@ class Writer:
         if spec.in_sequence:
             unit.slot[slice(*unit.body)] = slot
         page.add(unit)
+
+    def _size(self, document: Document, medium: Medium) -> tuple[int, tuple[int, int]]:
+        """Returns a medium's frames, and the rows and columns of each one's patches."""
+        spec = self.spec
+        if isinstance(medium, Features):
+            width, count = features.size(medium)
+            if width != spec.features:
+                detail = f'{width} numbers a vector, the model reads {spec.features}'
+                raise BadDocument(document.key, 'features of another width', detail)
+            return 1, (1, min(count, spec.width))
+        frames = min(len(medium.frames), spec.frames) if isinstance(medium, Video) else 1
+        first = medium.frames[0] if isinstance(medium, Video) else medium
+        if self.tiles and isinstance(medium, Image):
+            frames = 1 + math.prod(self.tiles.choose(images.size(first), spec.width))
+        size = images.size(first) if spec.varying else (spec.width, spec.height)
+        return frames, tuple(count * spec.multiple for count in self.fit.grid(size))
 
     def _state(self, page: Page, document: Document, piece: State) -> None:
         if len(piece.vector) != self.spec.state_width:

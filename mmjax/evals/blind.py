@@ -10,19 +10,19 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mmjax.document import Document, Image, Video
+from mmjax.document import Document, Features, Image, Medium, Video
 
 
-def media(document: Document) -> list[Image | Video]:
+def media(document: Document) -> list[Medium]:
     """Returns the document's pictures and videos in order."""
-    return [piece for piece in document.pieces if isinstance(piece, Image | Video)]
+    return [piece for piece in document.pieces if isinstance(piece, Medium)]
 
 
-def with_media(document: Document, others: Sequence[Image | Video]) -> Document:
+def with_media(document: Document, others: Sequence[Medium]) -> Document:
     """Returns the document with its pictures and videos replaced, one for one; loss weights stay where they were."""
     left = iter(others)
     pieces = [
-        dataclasses.replace(next(left), weight=piece.weight) if isinstance(piece, Image | Video) else piece
+        dataclasses.replace(next(left), weight=piece.weight) if isinstance(piece, Medium) else piece
         for piece in document.pieces
     ]
     return dataclasses.replace(document, pieces=pieces)
@@ -38,7 +38,7 @@ def derangement(count: int, rng: np.random.Generator) -> list[int]:
 
 
 def shuffle(
-    documents: Sequence[Document], size: Callable[[Image], tuple[int, int]], seed: int
+    documents: Sequence[Document], size: Callable[[Image | Features], tuple[int, int]], seed: int
 ) -> tuple[list[Document], list[int]]:
     """Returns (the documents with each other's pictures, whose pictures each has).
 

@@ -26,6 +26,7 @@ from mmjax.models.overview import Overview
 from mmjax.models.patches import Patches
 from mmjax.models.qformer import Qformer
 from mmjax.models.reader import Reader
+from mmjax.models.regions import Regions
 from mmjax.models.resampler import Resampler
 from mmjax.models.seq2seq import Seq2seq
 from mmjax.models.state import StateVector
@@ -33,7 +34,7 @@ from mmjax.models.vision import Vit
 from mmjax.nn.layers import Unembedding, normal, parameter
 from mmjax.sharding import b_D, broadcast_rows, reshape_rows
 
-Encoder = Vit.Config | Patches.Config | NativeVit.Config | Davit.Config
+Encoder = Vit.Config | Patches.Config | NativeVit.Config | Davit.Config | Regions.Config
 Connector = (
     connector.Linear.Config
     | connector.Mlp.Config
@@ -89,6 +90,7 @@ class Vlm(nnx.Module):
                 per_second=self.per_second,
                 experts=self.decoder.block.expert is not None,
                 beside=self.words,
+                features=self.encoder.width if isinstance(self.encoder, Regions.Config) else 0,
                 beside_vocab=getattr(self.connector, 'words_vocab', 0),
             )
 
@@ -114,7 +116,7 @@ class Vlm(nnx.Module):
         @property
         def varying(self) -> bool:
             """Says whether pictures keep their aspect."""
-            return isinstance(self.encoder, Patches.Config | NativeVit.Config) and self.encoder.varying
+            return isinstance(self.encoder, Patches.Config | NativeVit.Config | Regions.Config) and self.encoder.varying
 
         @property
         def squares(self) -> int:
@@ -190,7 +192,7 @@ class Vlm(nnx.Module):
     def media(self, batch: Batch) -> Float[Array, 'B S D'] | None:
         """Returns the row's media tokens, then its states, in the order of Batch.slot; None where there are none."""
         parts = []
-        if self.encoder is not None and batch.pixels is not None:
+        if self.encoder is not None and batch.shown is not None:
             parts.append(self._pictures(batch))
         if self.state is not None and batch.states is not None:
             parts.append(self.state(batch.states))
@@ -198,7 +200,7 @@ class Vlm(nnx.Module):
 
     def _pictures(self, batch: Batch) -> Float[Array, 'B MP D']:
         size = batch.media_size
-        features = self.encoder(batch.pixels, size)
+        features = self.encoder(batch.shown, size)
         b, m, t, n = features.shape[:4]
         x = reshape_rows(features, (b * m, t * n, features.shape[4]))
         if self.connector is not None:

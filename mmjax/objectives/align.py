@@ -51,7 +51,7 @@ def pairs(model: Any, batch: Any) -> tuple[Float[Array, 'N n E'], Int[Array, 'N'
     if batch.words is None:
         raise ValueError('pairs of pictures and texts are asked for, but no words stand beside the pictures: '
                          'set layout.beside')  # fmt: skip
-    features, size = model.encoder(batch.pixels, batch.media_size), batch.media_size
+    features, size = model.encoder(batch.shown, batch.media_size), batch.media_size
     b, m, t, n, width = features.shape
     per_frame = size[..., 1] * size[..., 2] + model.extra_features
     count = reshape_rows(size[..., 0] * per_frame, (b * m,))

@@ -23,6 +23,7 @@ import blip
 import cases
 import composed
 import crossed
+import detected
 import jax
 import languages
 import native
@@ -35,6 +36,7 @@ from mmjax.weights import cohere, fuyu, gemma, gpt2, llama, opt, qwen
 
 # By class; formulas without weights, which are no class of anybody's, by the name of their file.
 CASES: dict[str, Callable[[Reference], Result]] = {
+    'BaseModel': detected.run_butd,
     'BertForMaskedLM': languages.run_bert,
     'BlipForConditionalGeneration': blip.run_captioner,
     'BlipForImageTextRetrieval': blip.run_retriever,

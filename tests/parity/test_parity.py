@@ -67,6 +67,7 @@ NAMES = [
     'gemma3_mm',
     'smolvlm',
     'internvl',
+    'butd_vqa',
 ]
 
 

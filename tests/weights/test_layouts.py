@@ -6,12 +6,16 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mmjax.models.regions import Regions
 from mmjax.models.resnet import ResNet
+from mmjax.models.topdown import TopDown
+from mmjax.nn.gated_layer import Layer
 from mmjax.weights import (
     bart,
     bert,
     blip,
     blip2,
+    butd,
     clip,
     cohere,
     florence2,
@@ -102,6 +106,12 @@ def on_film(public):
     return dataclasses.replace(c, vision=dataclasses.replace(c.vision, film=2))
 
 
+def chosen():
+    c = TopDown.Config(encoder=Regions.Config(width=5, most=3), vocab=50, answers=4, width=6, hidden=7, joint='product',
+                       layer=Layer.Config(normed=True), pad=49)  # fmt: skip
+    return c, butd.table(c)
+
+
 LAYOUTS = {
     'llama': lambda: of(llama, GROUPED),
     'llama, tied': lambda: of(llama, {**GROUPED, 'tie_word_embeddings': True, 'attention_bias': True}),
@@ -142,6 +152,7 @@ LAYOUTS = {
     'florence2': lambda: of(florence2, FLORENCE),
     'florence2, first': lambda: of(florence2, FLORENCE, florence2.FIRST),
     'fuyu': lambda: of(fuyu, dict(text_config=TEXT, patch_size=4)),
+    'butd': chosen,
     'idefics': lambda: of(idefics, IDEFICS, 2),
     'idefics, bare': lambda: of(idefics, {**IDEFICS, 'use_resampler': False, 'alpha_type': 'vector'}, 2),
 }
@@ -153,7 +164,8 @@ def test_writing_and_reading_undo_each_other(layout):
     wanted, rng = shapes(config.build), np.random.default_rng(0)
     params = {path: rng.standard_normal(shape).astype(np.float32) for path, shape in wanted.items()}
     for path in params:  # the padding of a vocabulary is not written
-        if path.endswith('embed/table') or path == 'decoder/bias' or (layout, path) == ('bert', 'bias'):
+        tables = path.endswith(('embed/table', 'words/table'))
+        if tables or path == 'decoder/bias' or (layout, path) == ('bert', 'bias'):
             params[path][50:] = 0
         elif path.endswith('head/kernel'):
             params[path][:, 50:] = 0
@@ -255,6 +267,7 @@ def test_writing_and_reading_undo_each_other(layout):
         ),
         ('fuyu', {'language_model.model.layers.0.self_attn.query_key_value.weight': (48, 16)}),
         ('idefics', {'lm_head.additional_fc.weight': (2, 16), 'model.gated_cross_attn_layers.1.alpha_dense': (1,)}),
+        ('butd', {'classifier.main.3.weight_v': (4, 7), 'v_att.linear.weight_g': (), 'w_emb.emb.weight': (50, 300)}),
         ('idefics, bare', {'model.gated_cross_attn_layers.0.alpha_dense': (1, 1, 16)}),
     ],
 )
@@ -272,6 +285,12 @@ def test_a_layout_of_llava_is_recognised():
         assert llava.layout_of(dict(to_public(table, params))) == name
     with pytest.raises(ValueError, match='not a checkpoint'):
         llava.layout_of({'model.norm.weight': 0})
+
+
+def test_sizes_of_top_down_attention_are_read_off_its_tensors():
+    config, table = chosen()
+    tensors = dict(to_public(table, {p: np.zeros(s) for p, s in shapes(config.build).items()}))
+    assert butd.config(tensors, most=3) == config
 
 
 def test_sizes_are_read_off_the_first_clips_tensors():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handwritten digits on small scenes: data that the package carries, to learn, test and show with on any machine.
 
-A scene is a small picture with a few handwritten digits on a tinted, noisy ground. Five kinds of documents are made of
+A scene is a small picture with a few handwritten digits on a tinted, noisy ground. Six kinds of documents are made of
 scenes; only the answers count in the loss, and the last piece of a document is an answer:
 
     caption    [scene] digits? 371                                 from left to right
@@ -9,6 +9,7 @@ scenes; only the answers count in the loss, and the last piece of a document is 
     find       [scene] where is 7 (the box of the square on which it was written)
     mixed      [scene] how many? 3 / digits? 371 / where is 7 (a box) / [scene] ...    all three, of several scenes
     few_shot   [scene]:?dax / [scene]:?wug / [scene]:?dax / [scene]:?wug  made-up names of two kinds of digits
+    ask        [scene] leftmost? 3                                 one of LIST: also 'rightmost?' and 'a 7?', yes or no
 
 An answer with something behind it ends with a new line (/), which is learnt with it. In place of a question mark of
 few_shot may stand the digit itself, as a help: what follows is then learnt from words before it is from pictures.
@@ -23,7 +24,8 @@ import numpy as np
 from mmjax.document import Box, Document, Image, Piece, Region, Text
 
 FILE = pathlib.Path(__file__).parent.parent / 'digits' / 'digits.npz'
-TASKS = ('caption', 'count', 'find', 'mixed', 'few_shot')
+TASKS = ('caption', 'count', 'find', 'mixed', 'few_shot', 'ask')
+LIST = (*'0123456789', 'yes', 'no')
 SPLITS = ('train', 'test')
 # The first letters differ, so that one byte decides.
 NAMES = ('dax', 'wug', 'blick', 'fep', 'toma', 'zup', 'kiv', 'lorp', 'mib', 'nalo', 'pim', 'rond', 'sef', 'gazz', 'hux')
@@ -107,23 +109,28 @@ class Digits:
         if not 0 <= index < c.count:
             raise IndexError(f'{self.name}: document {index} of {c.count}')
         rng = np.random.default_rng([c.seed, SPLITS.index(c.split), TASKS.index(c.task), index])
-        pieces = self._few_shot(rng) if c.task == 'few_shot' else self._questions(rng)
-        return Document(pieces, key=f'{self.name}:{c.seed}:{index}')
+        key = f'{self.name}:{c.seed}:{index}'
+        if c.task == 'few_shot':
+            return Document(self._few_shot(rng), key=key)
+        pieces, boxes = self._questions(rng)
+        return Document(pieces, key=key, meta={'boxes': boxes})
 
-    def _questions(self, rng: np.random.Generator) -> list[Piece]:
-        """Asks one question about one scene, or, in mixed documents, several about several."""
+    def _questions(self, rng: np.random.Generator) -> tuple[list[Piece], list[list[Box]]]:
+        """Asks one question about one scene, or, in mixed documents, several about several; returns all boxes, too."""
         c = self.config
         # In this order no question gives an earlier answer away: a caption says how many, 'where is 7' that 7 is there.
         kinds = ('count', 'caption', 'find') if c.task == 'mixed' else (c.task,)
         pieces: list[Piece] = []
+        boxes = []
         for _ in range(c.pictures if c.task == 'mixed' else 1):
             # A box is asked for only where one digit of that label stands.
             labels = draw_labels(rng, int(rng.integers(c.least, c.most + 1)), repeat=0.0 if c.task == 'find' else 0.3)
             picture, digits = self.scene(rng, labels)
             pieces.append(Image(picture))
+            boxes.append([digit.box for digit in digits])
             for question, answer in filter(None, (ask(rng, kind, digits) for kind in kinds)):
                 pieces += [Text(question, weight=0.0), answer, Text('\n')]
-        return pieces[:-1]
+        return pieces[:-1], boxes
 
     def _few_shot(self, rng: np.random.Generator) -> list[Piece]:
         """Shows digits beside made-up names, `shots` of each class in any order, then one whose name is the answer.
@@ -224,6 +231,8 @@ def ask(rng: np.random.Generator, kind: str, digits: list[Placed]) -> tuple[str,
         return 'how many? ', Text(str(len(digits)))
     if kind == 'caption':
         return 'digits? ', Text(''.join(map(str, labels)))
+    if kind == 'ask':
+        return ask_one(rng, labels)
     single = [digit for digit in digits if labels.count(digit.label) == 1]
     if not single:
         return None
@@ -231,3 +240,13 @@ def ask(rng: np.random.Generator, kind: str, digits: list[Placed]) -> tuple[str,
     # The label stands last: from its own place, a decoder of few layers learns to match it with the picture within
     # minutes; from behind a question mark, where the label must be fetched first, it does not.
     return f'where is {digit.label}', Region('', (digit.box,))
+
+
+def ask_one(rng: np.random.Generator, labels: list[int]) -> tuple[str, Piece]:
+    """Returns a question of three kinds about digits from left to right; 'yes' and 'no' are equally likely."""
+    kind = rng.integers(3)
+    if kind < 2:
+        return ('leftmost? ', 'rightmost? ')[kind], Text(str(labels[-int(kind)]))
+    there = rng.random() < 0.5
+    others = [label for label in range(10) if (label in labels) == there]
+    return f'a {rng.choice(others)}? ', Text('yes' if there else 'no')

@@ -13,7 +13,7 @@ import numpy as np
 
 from mmjax.data.sources.problems import Problems
 from mmjax.data.sources.source import Source
-from mmjax.document import BadDocument, Document, Image
+from mmjax.document import BadDocument, Document, Features, Image
 
 
 class Exchanged:
@@ -61,17 +61,17 @@ def exchange(documents: Sequence[Document], rng: np.random.Generator) -> list[Do
         a a a b c c  ->  b c c a a a
     """
     order = rng.permutation(len(documents))
-    counts = [sum(isinstance(piece, Image) for piece in document.pieces) for document in documents]
+    counts = [sum(isinstance(piece, Image | Features) for piece in document.pieces) for document in documents]
     most = max(counts, default=0)
     if 2 * most > sum(counts):
         raise ValueError(
             f'{most} of {sum(counts)} pictures are in one document: they cannot all go to others; measure on more'
         )
-    ring = [piece for i in order for piece in documents[i].pieces if isinstance(piece, Image)]
+    ring = [piece for i in order for piece in documents[i].pieces if isinstance(piece, Image | Features)]
     moved, changed = iter(ring[most:] + ring[:most]), list(documents)
     for i in order:
         pieces = [
-            dataclasses.replace(next(moved), weight=piece.weight) if isinstance(piece, Image) else piece
+            dataclasses.replace(next(moved), weight=piece.weight) if isinstance(piece, Image | Features) else piece
             for piece in documents[i].pieces
         ]
         changed[i] = dataclasses.replace(documents[i], pieces=pieces)

@@ -13,9 +13,9 @@ import numpy as np
 
 from mmjax.data.sources.boxes import BoxFormat
 from mmjax.data.sources.records import Record
-from mmjax.document import Document, Generate, Image, Piece, Region, State, Text, Video
+from mmjax.document import Document, Features, Generate, Image, Piece, Region, State, Text, Video
 
-KINDS = ('text', 'image', 'region', 'state', 'video', 'generate')
+KINDS = ('text', 'image', 'region', 'state', 'video', 'generate', 'features')
 BESIDE = {'weight', 'role', 'times', 'fps'}
 
 
@@ -24,7 +24,8 @@ class Pieces:
     """`pieces` in order, each of one kind, with an optional `weight` and, if every piece has one, `role` (for chats).
 
     text: words. image: a name. region: {text, boxes, image}. state: numbers. video: names of frames, with `times` in
-    seconds or `fps`. generate: the name of the picture to draw, or null.
+    seconds or `fps`. generate: the name of the picture to draw, or null. features: the name of a .npy file [vectors,
+    width]. Beside them may stand `answers`, what several people answered.
     """
 
     field: str = 'pieces'
@@ -42,11 +43,13 @@ class Pieces:
             pieces.append(piece)
             pictures += [piece] if isinstance(piece, Image) else []
         roles = [entry.get('role') for entry in told]
+        people = record.fields.get('answers')
+        asked = {'answers': [str(answer) for answer in people]} if isinstance(people, list) and people else {}
         if not any(roles):
-            return record.document(pieces, quality, format='pieces')
+            return record.document(pieces, quality, format='pieces', **asked)
         if not all(role in ('user', 'assistant', 'system') for role in roles):
             raise record.bad('bad role', f'{roles}; expected user, assistant or system for every piece, or none at all')
-        return record.document(pieces, quality, format='chat', roles=roles)
+        return record.document(pieces, quality, format='chat', roles=roles, **asked)
 
     def _piece(self, record: Record, entry: Any, pictures: list[Image]) -> Piece:
         kinds = [kind for kind in KINDS if kind in entry] if isinstance(entry, dict) else []
@@ -64,6 +67,9 @@ class Pieces:
                 piece = self._region(record, value, pictures)
             case 'state':
                 piece = State(_numbers(record, value))
+            case 'features':
+                found = record.need_image(value)
+                piece = Features(found.pixels, name=found.name)
             case 'video':
                 piece = _video(record, entry)
             case _:

@@ -28,7 +28,7 @@ def test_no_digit_is_in_both_splits():
     assert len(train) + len(test) == 1797 and not train & test
 
 
-@pytest.mark.parametrize('task', ['caption', 'count', 'find', 'mixed', 'few_shot'])
+@pytest.mark.parametrize('task', ['caption', 'count', 'find', 'mixed', 'few_shot', 'ask'])
 def test_a_document_is_a_function_of_its_number(task):
     config = Digits.Config(task=task, pictures=2)
     one, other = config.build()[17], config.build()[17]

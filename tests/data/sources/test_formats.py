@@ -18,7 +18,7 @@ from mmjax.data.sources.pairs import Pair
 from mmjax.data.sources.pieces import Pieces
 from mmjax.data.sources.problems import Problems
 from mmjax.data.sources.records import Record
-from mmjax.document import BadDocument, Document, Generate, Image, Region, State, Text, Video
+from mmjax.document import BadDocument, Document, Features, Generate, Image, Region, State, Text, Video
 
 
 def sketch(document: Document) -> list:
@@ -247,10 +247,13 @@ def test_pieces_of_every_kind(make_record):
         {'video': ['f0.jpg', 'f1.jpg'], 'times': [0, 1.5]},
         {'generate': 'b.jpg', 'weight': 0.5},
         {'generate': None},
+        {'features': 'a.jpg'},
     ]
-    pieces = Pieces().document(make_record({'pieces': told}), '').pieces
-    assert [type(p) for p in pieces] == [Image, Text, Region, State, Video, Video, Generate, Generate]
-    assert [p.weight for p in pieces] == [0, 0, 1, 0, 0, 0, 0.5, 1]
+    document = Pieces().document(make_record({'pieces': told, 'answers': ['a', 2]}), '')
+    pieces = document.pieces
+    assert document.meta['answers'] == ['a', '2']
+    assert [type(p) for p in pieces] == [Image, Text, Region, State, Video, Video, Generate, Generate, Features]
+    assert [p.weight for p in pieces] == [0, 0, 1, 0, 0, 0, 0.5, 1, 0]
     assert pieces[2].boxes == ((0, 0, 0.5, 1),) and pieces[2].image == 0
     assert pieces[3].vector.dtype == np.float32 and pieces[3].vector.tolist() == [1, 2.5]
     assert pieces[4].times == (0, 0.5) and pieces[5].times == (0, 1.5) and len(pieces[4].frames) == 2
