@@ -70,6 +70,7 @@ CASES: dict[str, Callable[[Reference], Result]] = {
     'OPTForCausalLM': cases.language_model(opt.config, opt.table),
     'LlavaNextForConditionalGeneration': spliced.run_llava_next,
     'LlavaOnevisionForConditionalGeneration': spliced.run_llava_next,
+    'Parts': detected.run_anomalygpt,
     'PaLME': composed.searched(composed.run_palme),
     'PaliGemmaForConditionalGeneration': spliced.run_paligemma,
     'PerceiverResampler': crossed.run_resampler,

@@ -68,6 +68,7 @@ NAMES = [
     'smolvlm',
     'internvl',
     'butd_vqa',
+    'anomalygpt_parts',
 ]
 
 
