@@ -233,6 +233,11 @@ def qformer(**ours) -> Qformer.Config:
     return qformer_layout.config({'vocab_size': 30_523}, queries=32, reads=True, **ours)
 
 
+def asking() -> Qformer.Config:
+    """The Q-Former alone: it reads no words and judges nothing, 105.1 million parameters."""
+    return qformer_layout.config({}, queries=32, reads=False)
+
+
 def beside(*, learnt: bool) -> Beside.Config:
     """The words beside pictures as BERT reads them; `learnt`: captions, which [DEC] begins where they are written."""
     words = HuggingFace.Config(path='weights/bert-base-uncased', special=('[DEC]',))

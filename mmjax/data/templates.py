@@ -121,6 +121,17 @@ def vicuna() -> Format:
     )
 
 
+def llama2() -> Format:
+    """<s>[INST] words [/INST] words </s><s>[INST] ..., as Llama 2's chats are trained; words of a system stand bare."""
+    return Format(
+        text=TextFormat(
+            user=Turn(before='<s>[INST] ', after=' [/INST]'),
+            assistant=Turn(lead=' ', after=' </s>', weight=1.0),
+            end='</s>',
+        )
+    )
+
+
 def blip() -> Format:
     """[DEC]words[SEP]: the sign that begins the words is also the place of the picture, which all of them look at."""
     return Format(image=ImageFormat(placeholder='[DEC]'), text=TextFormat(end='[SEP]'))

@@ -18,8 +18,9 @@ import numpy as np
 import sentencepiece
 import tokenizers
 
-# What format strings may write: <name>, <|name|>, |NAME| and [NAME]. They cannot mean such text literally.
-SPECIAL = re.compile(r'<[^<>\s]+>|\|[A-Z_]+\||\[[A-Z]+\]')
+# What format strings may write: <name>, <|name|>, |NAME| and [NAME]. They cannot mean such text literally, but for
+# [INST], which Llama 2 spells in ordinary tokens.
+SPECIAL = re.compile(r'<[^<>\s]+>|\|[A-Z_]+\||\[(?!INST\])[A-Z]+\]')
 BYTE = re.compile(r'<0x([0-9A-F]{2})>')
 
 

@@ -104,3 +104,4 @@ def test_specials_in_format_strings():
         '<|im_end|>',
         '|NEWLINE|',
     )
+    assert specials_in('<s>[INST] words [/INST] [CLS]') == ('<s>', '[CLS]')

@@ -14,7 +14,7 @@ from references import Reference
 
 from mmjax.objectives import align
 from mmjax.objectives.momentum import Queue, momentum_pairs
-from mmjax.weights import Account, blip, blip2, llama, qformer
+from mmjax.weights import Account, blip, blip2, qformer, textbind
 
 
 def run_captioner(r: Reference) -> Result:
@@ -193,10 +193,7 @@ def run_textbind(r: Reference) -> Result:
     text = {**composed.LLAMA, **composed.body(r, 4, 'language_model.')}
     public = dict(vision_config=tower, qformer_config=asking, text_config={**text, 'model_type': 'llama'})
     config = blip2.config({**public, 'num_query_tokens': r.weights['query_tokens'].shape[1]})
-    table = blip2.parts_table(config, qformer.HUB, 'qformer_projection') + llama.table(
-        config.decoder, 'language_model.model.', 'language_model.lm_head'
-    ).under('decoder/', '')
-    model, account, _ = load(config.build, table, r)
+    model, account, _ = load(config.build, textbind.table(config), r)
     ids, index = r.inputs['input_ids'], r.inputs['input_image_index']
     place = np.zeros(ids.shape, bool)
     np.put_along_axis(place, index, True, axis=1)

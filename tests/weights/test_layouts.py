@@ -32,6 +32,7 @@ from mmjax.weights import (
     qwen,
     shapes,
     t5,
+    textbind,
     to_ours,
     to_public,
     vit,
@@ -148,6 +149,7 @@ LAYOUTS = {
     'instructblip, t5': lambda: of(
         blip2, {**BLIP2, 'model_type': 'instructblip', 'text_config': {**T5, 'model_type': 't5'}}, 't5'
     ),
+    'textbind': lambda: pair(blip2.config, textbind.table, {**BLIP2, 'text_config': LLAMA}),
     'kosmos2': lambda: of(kosmos2, KOSMOS2),
     'florence2': lambda: of(florence2, FLORENCE),
     'florence2, first': lambda: of(florence2, FLORENCE, florence2.FIRST),
@@ -244,6 +246,14 @@ def test_writing_and_reading_undo_each_other(layout):
         ),
         ('instructblip', {'qformer.embeddings.layernorm.weight': (12,), 'language_projection.weight': (16, 12)}),
         ('instructblip, t5', {'language_model.decoder.block.1.layer.1.EncDecAttention.q.weight': (12, 16)}),
+        (
+            'textbind',
+            {
+                'query_tokens': (1, 3, 12),
+                'qformer_projection.weight': (16, 12),
+                'language_model.lm_head.weight': (50, 16),
+            },
+        ),
         ('kosmos2', {'text_model.model.layers.1.ffn.ffn_layernorm.weight': (24,)}),
         ('bart', {'model.encoder.embed_positions.weight': (11, 16), 'model.shared.weight': (50, 16)}),
         (
@@ -276,6 +286,15 @@ def test_public_names_and_shapes(layout, names):
     params = {path: np.zeros(shape, np.float32) for path, shape in shapes(config.build).items()}
     found = {key: tensor.shape for key, tensor in to_public(table, params)}
     assert {key: found.get(key) for key in names} == names
+
+
+def test_queries_are_read_out_of_a_whole_blip2():
+    config, table = LAYOUTS['blip2']()
+    tensors = dict(to_public(table, {p: np.zeros(s, np.float32) for p, s in shapes(config.build).items()}))
+    wanted = {path: shape for path, shape in shapes(config.build).items() if path.startswith('connector/')}
+    alone = {path.removeprefix('connector/'): shape for path, shape in wanted.items() if '/out/' not in path}
+    params, account = to_ours(textbind.asking_table(config.connector), tensors, alone)
+    assert params.keys() == alone.keys() and set(account.ignored.values()) == {'of another part'}
 
 
 def test_a_layout_of_llava_is_recognised():
