@@ -20,9 +20,15 @@ from pallas_kernels.span_attention import span_attention
 
 
 def language_model(
-    config_of: Callable[[dict[str, Any]], Decoder.Config], table: Callable[[Decoder.Config], Table]
+    config_of: Callable[[dict[str, Any]], Decoder.Config],
+    table: Callable[[Decoder.Config], Table],
+    *,
+    skips: bool = False,
 ) -> Callable[[Reference], Result]:
-    """Returns the case of a plain language model, by its layout's two functions in mmjax.weights."""
+    """Returns the case of a plain language model, by its layout's two functions in mmjax.weights.
+
+    skips: its positions count text alone, so that padding on the left shifts nothing.
+    """
 
     def run(r: Reference) -> Result:
         decoder = config_of(r.config)
@@ -30,6 +36,8 @@ def language_model(
         model, account, params = load(config.build, table(decoder).under('decoder/', ''), r)
         mask = r.inputs.get('attention_mask')
         batch = text_batch(r.inputs['input_ids'], mask)
+        if skips:
+            batch = batch._replace(position=jnp.asarray((mask.cumsum(axis=1) * mask - 1).clip(0), jnp.int32))
         outputs = score(model, batch, r.inputs.get('labels'))
         for name in (name for name in r.outputs if name.startswith('hidden_')):
             outputs[name] = hidden(decoder, params, batch, int(name.removeprefix('hidden_')))

@@ -67,7 +67,7 @@ CASES: dict[str, Callable[[Reference], Result]] = {
     'InternVLForConditionalGeneration': spliced.run_internvl,
     'LlamaForCausalLM': cases.language_model(llama.config, llama.table),
     'LlavaForConditionalGeneration': cases.run_llava,
-    'OPTForCausalLM': cases.language_model(opt.config, opt.table),
+    'OPTForCausalLM': cases.language_model(opt.config, opt.table, skips=True),
     'LlavaNextForConditionalGeneration': spliced.run_llava_next,
     'LlavaOnevisionForConditionalGeneration': spliced.run_llava_next,
     'Parts': detected.run_anomalygpt,

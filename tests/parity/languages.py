@@ -92,7 +92,7 @@ def joined(ids: np.ndarray, mask: np.ndarray, written: np.ndarray, **media: np.n
     rows, total = len(ids), int(first.max()) + length + 1
     tokens, position = (np.zeros((rows, total), np.int32) for _ in range(2))
     span, looks = (np.zeros((rows, total, 2), np.int32) for _ in range(2))
-    for b, n in enumerate(first):
+    for b, n in enumerate(first.tolist()):
         end = n + length
         tokens[b, :n], tokens[b, n:end] = ids[b, mask[b] == 1], written[b]
         span[b, :end], looks[b, :end], position[b, :end] = masks.input_output(end, n)
