@@ -5,9 +5,10 @@ A checkpoint is a folder `checkpoints/STEP`; one without its commit mark is neve
 orbax.
 """
 
+import functools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,12 +17,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from orbax.checkpoint import v1 as ocp
 
+from mmjax import arrays
 from mmjax.config import Checkpoints
 from mmjax.sharding import P
 from mmjax.step import State
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
-WRITTEN_AT_ONCE = 128 << 20  # bytes in flight to the disk
+# (path, member of its stacked axis or None, numbers)
+Part = tuple[str, int | None, np.ndarray]
 
 
 class CheckpointError(Exception):
@@ -141,20 +144,39 @@ class Store:
         )
 
 
-def write_params(workdir: pathlib.Path, place: Place, params: Mapping[str, np.ndarray]) -> None:
-    """Writes a checkpoint of parameters alone, in the dtypes they have, without a further copy in memory."""
+def write_params(
+    workdir: pathlib.Path,
+    place: Place,
+    want: Mapping[str, jax.ShapeDtypeStruct],
+    stacked: Collection[str],
+    jobs: Iterable[tuple[int, Callable[[], Sequence[Part]]]],
+) -> None:
+    """Writes a checkpoint of parameters alone; `jobs` give (bytes, function) of its parts, which run in threads.
+
+    Orbax writes it with single numbers in the place of parameters, and each is then given its shape and its chunks:
+    the whole model is never in memory. `stacked` are the paths that come member by member.
+    """
     context = ocp.Context()
-    context.memory_options.deepcopy_host_arrays = False
-    context.memory_options.write_concurrent_bytes = WRITTEN_AT_ONCE
-    context.array_options.saving.use_compression = False  # costs more than it saves on weights, which look random
+    context.array_options.saving.use_ocdbt = False  # a folder for each parameter
+    folder = workdir.absolute() / 'checkpoints'
     with context:
-        orbax = ocp.training.Checkpointer(workdir.absolute() / 'checkpoints')
-        try:
-            orbax.save_checkpointables(place.step, {'params': dict(params)}, custom_metadata=place._asdict())
-        except Exception as e:
-            raise CheckpointError(f'{workdir}: the checkpoint could not be written ({e}); make room') from e
-        finally:
-            orbax.close()
+        orbax = ocp.training.Checkpointer(folder)
+        single = {path: np.zeros((), w.dtype) for path, w in want.items()}
+        orbax.save_checkpointables(place.step, {'params': single}, custom_metadata=place._asdict())
+        orbax.close()
+    params = folder / str(place.step) / 'params'
+    for path, w in want.items():
+        (params / path / 'c').unlink()
+        arrays.create(params / path, w.shape, w.dtype, stacked=path in stacked)
+
+    def run(job: Callable[[], Sequence[Part]]) -> None:
+        for path, member, array in job():
+            try:
+                arrays.write(params / path, want[path].shape, want[path].dtype, member, array)
+            except OSError as e:
+                raise CheckpointError(f'{workdir}: the checkpoint could not be written ({e}); make room') from e
+
+    arrays.at_once((size, functools.partial(run, job)) for size, job in jobs)
 
 
 def require_fit(found: Mapping[str, tuple[int, ...]], want: Shapes, where: Any, *, some: bool = False) -> None:

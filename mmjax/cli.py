@@ -137,7 +137,7 @@ def _add_import(verbs: argparse._SubParsersAction) -> None:
     add('--out', required=True, type=pathlib.Path, metavar='WORKDIR', help='the work directory; must not be there')
     _config(verb, required=False, more=' that is trained on from the weights; else config.json')
     add('--stage', default='', metavar='NAME', help='the stage that begins with the weights (the first)')
-    add('--accept-changes', action='store_true', help='where config.json says otherwise, the config is right')
+    add('--accept-changes', action='store_true', help='config.json may say otherwise, or more')
     add('--new-tokens', action='store_true', help='the layout may write tokens that the tokenizer lacks')
     add('--pickled', action='store_true', help='read .bin and .pt files too, their weights only (needs torch)')
 

@@ -7,6 +7,7 @@ import shutil
 from typing import Any
 
 from mmjax.config import ConfigError, Run
+from mmjax.data.layout import Layout
 from mmjax.data.tokenizer import Bytes, HuggingFace, SentencePiece
 from mmjax.weights.files import read_json
 
@@ -36,7 +37,15 @@ def moved(c: Any, folder: pathlib.Path) -> Any:
     return dataclasses.replace(c, path=str(folder / (name if name in PIECES else PIECES[0])))
 
 
-def check(run: Run, folder: pathlib.Path, *, new_tokens: bool) -> None:
+def at(layout: Layout.Config, folder: pathlib.Path, beside: str | None) -> Layout.Config:
+    """Returns a layout whose tokenizer lies in `folder`, and that of the words beside pictures in `beside` of it."""
+    found = dataclasses.replace(layout, tokenizer=moved(layout.tokenizer, folder))
+    if found.beside is not None and beside is not None:
+        found.beside = dataclasses.replace(found.beside, tokenizer=moved(found.beside.tokenizer, folder / beside))
+    return found
+
+
+def check(run: Run, folder: pathlib.Path, beside: str | None, *, new_tokens: bool) -> None:
     """Refuses a tokenizer that lacks, or numbers otherwise, what the layout writes, or that the model is too small for.
 
     Tokens may be missing where `new_tokens` says so: they grow the vocabulary, into rows of which nothing is known.
@@ -61,7 +70,7 @@ def check(run: Run, folder: pathlib.Path, *, new_tokens: bool) -> None:
             f'{folder / files} has no special token {", ".join(map(repr, missing))}, which the layout writes; take a '
             f'config whose layout writes others, or let them grow the vocabulary, untrained: --new-tokens'
         )
-    grown = dataclasses.replace(run.layout, tokenizer=here).build(spec).tokenizer
+    grown = at(run.layout, folder, beside).build(spec).tokenizer
     for token in written:
         if token in listed and grown.id(token) != listed[token]:
             raise ConfigError(
@@ -89,8 +98,10 @@ def published(folder: pathlib.Path) -> dict[str, int]:
 
 
 def copy(folder: pathlib.Path, to: pathlib.Path) -> None:
-    """Copies what a folder holds beside its weights."""
+    """Copies what a folder holds beside its weights, and folders of it that hold a tokenizer."""
     to.mkdir(parents=True, exist_ok=True)
     for file in sorted(folder.iterdir()):
-        if file.is_file() and file.suffix in SUFFIXES and not file.name.endswith('.index.json'):
+        if (file / 'tokenizer.json').is_file():
+            copy(file, to / file.name)
+        elif file.is_file() and file.suffix in SUFFIXES and not file.name.endswith('.index.json'):
             shutil.copy(file, to / file.name)

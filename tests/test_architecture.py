@@ -19,7 +19,7 @@ LAYERS = {
     'models': ('models',),
     'objectives': ('objectives', 'decode', 'sample', 'weights', 'evals', 'optim'),
     'program': (
-        *('config', 'config_io', 'workdir', 'checkpoint', 'log', 'host', 'feed', 'start', 'step', 'train'),
+        *('arrays', 'config', 'config_io', 'workdir', 'checkpoint', 'log', 'host', 'feed', 'start', 'step', 'train'),
         *('answer', 'ask', 'choose', 'compare', 'evaluate', 'plan', 'public', 'report', 'topology', 'verify'),
         'vocabulary',
     ),

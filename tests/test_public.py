@@ -183,13 +183,16 @@ def nan(tensors):
 
 MAP = 'multi_modal_projector.linear_1.weight'
 TENSORS = {
-    'missing': (lambda t: t.pop(MAP), [f'1 tensors that the checkpoint lacks: {MAP}']),
-    'extra': (lambda t: t.update(head=np.ones(3, np.float32)), ['1 tensors that no parameter takes: head']),
+    'missing': (lambda t: t.pop(MAP), ['llava: 1 tensors that the checkpoint lacks: ', f'{MAP} (16, 12); take']),
+    'extra': (
+        lambda t: t.update(head=np.ones(3, np.float32)),
+        ['1 tensors that no parameter takes: head (3,) of {file}; take'],
+    ),
     'shape': (lambda t: t.update({MAP: t[MAP].T.copy()}), ['{file}: ', f'{MAP} is (12, 16), the model has (16, 12)']),
     'nan': (nan, ['{file}: ', f'{MAP} (16, 12) is nan at (3, 5)', 'download it again']),
     'int8': (
         lambda t: t.update({MAP: t[MAP].astype(np.int8)}),
-        ['{file}: ', 'is int8; quantised weights'],
+        ['{file}: ', f'{MAP} (16, 12) is int8 (1 tensors are no floats); quantised'],
     ),
 }
 
@@ -247,6 +250,11 @@ FILES = {
         lambda f: edit(f, text_config={**TEXT, 'num_attention_heads': 5}),
         ['text_config.hidden_size 16 is no multiple of num_attention_heads 5'],
     ),
+    'field': (
+        lambda f: edit(f, text_config={**TEXT, 'num_experts': 8}),
+        ['config.json has fields that are not known here: text_config.num_experts = 8', '--accept-changes'],
+    ),
+    'quantised': (lambda f: edit(f, quantization_config={'bits': 4}), ["quantization_config = {'bits': 4}"]),
     'vocabulary': (lambda f: edit(f, vocab_size=17), ['vocab_size 17 is not that of text_config, 300']),
     'place': (lambda f: edit(f, image_token_index=300), ['image_token_index 300 is not below']),
     'part': (lambda f: edit(f, text_config=None), ['config.json']),

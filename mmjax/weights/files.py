@@ -2,11 +2,12 @@
 """Checkpoint files: safetensors, one file or shards with an index, read tensor by tensor."""
 
 import json
+import math
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-import ml_dtypes  # noqa: F401  (gives numpy the name bfloat16, which safetensors looks up)
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -14,6 +15,21 @@ from safetensors.numpy import save_file
 from mmjax.weights.table import WeightsError
 
 _INDEX = 'model.safetensors.index.json'
+_DTYPES = {
+    'BOOL': np.bool_, 'U8': np.uint8, 'I8': np.int8, 'U16': np.uint16, 'I16': np.int16, 'U32': np.uint32,
+    'I32': np.int32, 'U64': np.uint64, 'I64': np.int64, 'F8_E4M3': ml_dtypes.float8_e4m3fn,
+    'F8_E5M2': ml_dtypes.float8_e5m2, 'F16': np.float16, 'BF16': ml_dtypes.bfloat16, 'F32': np.float32,
+    'F64': np.float64,
+}  # fmt: skip
+
+
+class _Tensor(NamedTuple):
+    """Where the numbers of a tensor lie."""
+
+    file: pathlib.Path
+    start: int  # byte of the file
+    shape: tuple[int, ...]
+    dtype: str  # as the format names it
 
 
 class Checkpoint(Mapping[str, np.ndarray]):
@@ -24,33 +40,45 @@ class Checkpoint(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, path: str | pathlib.Path, prefix: str = ''):
-        self.path, self.prefix = pathlib.Path(path), prefix
-        found = _names(self.path)
-        self._where = {key.removeprefix(prefix): file for key, file in found.items() if key.startswith(prefix)}
+        self.path = pathlib.Path(path)
+        self._tensors = {k.removeprefix(prefix): t for k, t in _find(self.path).items() if k.startswith(prefix)}
 
     def __getitem__(self, key: str) -> np.ndarray:
-        # Opened for each tensor: pages of a file that is open count as this process's memory, all of them in the end.
-        with _open(self.file(key)) as handle:
-            return handle.get_tensor(self.prefix + key)
+        # Read, not mapped: pages of a mapped file count as this process's memory, and cost a fault each.
+        tensor = self._tensors[key]
+        found = np.empty(math.prod(tensor.shape), self.dtype(key))
+        with open(tensor.file, 'rb', buffering=0) as file:
+            file.seek(tensor.start)
+            rest = memoryview(found.view(np.uint8))
+            while rest and (count := file.readinto(rest)):
+                rest = rest[count:]
+        if rest:
+            raise WeightsError(f'{tensor.file} became shorter while it was read; download it again')
+        return found.reshape(tensor.shape)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._tensors  # what Mapping does instead reads the tensor
 
     def file(self, key: str) -> pathlib.Path:
         """Returns the file that holds a tensor."""
-        return self._where[key]
+        return self._tensors[key].file
+
+    def dtype(self, key: str) -> np.dtype:
+        """Returns the dtype of a tensor, from its file's header."""
+        tensor = self._tensors[key]
+        if tensor.dtype not in _DTYPES:
+            raise WeightsError(f'{tensor.file}: {key} is {tensor.dtype}, which is not read; convert it to BF16 or F32')
+        return np.dtype(_DTYPES[tensor.dtype])
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns name -> shape, from the files' headers."""
-        found = {}
-        for file in sorted(set(self._where.values())):
-            with _open(file) as handle:
-                keys = [key for key, where in self._where.items() if where == file]
-                found |= {key: tuple(handle.get_slice(self.prefix + key).get_shape()) for key in keys}
-        return {key: found[key] for key in self._where}
+        return {key: tensor.shape for key, tensor in self._tensors.items()}
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
+        return iter(self._tensors)
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._tensors)
 
     def metadata(self) -> dict[str, str]:
         """Returns what the first file says of itself."""
@@ -84,6 +112,20 @@ def _open(file: pathlib.Path) -> Any:
         ) from e
 
 
+def _header(file: pathlib.Path) -> dict[str, _Tensor]:
+    """Returns the tensors of a file, which is whole: its header has been compared with its length."""
+    with _open(file):
+        pass
+    with open(file, 'rb') as handle:
+        length = int.from_bytes(handle.read(8), 'little')
+        header = json.loads(handle.read(length))
+    header.pop('__metadata__', None)
+    return {
+        key: _Tensor(file, 8 + length + t['data_offsets'][0], tuple(t['shape']), t['dtype'])
+        for key, t in header.items()
+    }
+
+
 def _promised(file: pathlib.Path, size: int) -> str:
     """Says how long the file should be by its own header, if that can be read."""
     with open(file, 'rb') as handle:
@@ -98,23 +140,24 @@ def _promised(file: pathlib.Path, size: int) -> str:
     return f', its header says {8 + length + max(ends, default=0)}'
 
 
-def _names(path: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Returns which file holds which tensor; the index, where there is one, must say the same as the files."""
-    found: dict[str, pathlib.Path] = {}
+def _find(path: pathlib.Path) -> dict[str, _Tensor]:
+    """Returns where each tensor lies; the index, where there is one, must say the same as the files."""
+    found: dict[str, _Tensor] = {}
     for file in _tensor_files(path):
-        with _open(file) as handle:
-            for key in handle.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
-                if key in found:
-                    raise WeightsError(f'{key} is in {found[key]} and in {file}; remove the file that is not meant')
-                found[key] = file
+        for key, tensor in _header(file).items():
+            if key in found:
+                raise WeightsError(f'{key} is in {found[key].file} and in {file}; remove the file that is not meant')
+            found[key] = tensor
     if path.is_dir() and (path / _INDEX).exists():
         named = read_json(path / _INDEX)['weight_map']
         for key, name in named.items():
-            if found.get(key) != path / name:
-                where = f'is in {found[key].name}' if key in found else 'is in none of the files'
+            if key not in found or found[key].file != path / name:
+                where = f'is in {found[key].file.name}' if key in found else 'is in none of the files'
                 raise WeightsError(f'{path / _INDEX}: {key} should be in {name}, but {where}; download both again')
         if extra := [key for key in found if key not in named]:
-            raise WeightsError(f'{found[extra[0]]} holds {extra[0]}, which {_INDEX} does not name; download both again')
+            raise WeightsError(
+                f'{found[extra[0]].file} holds {extra[0]}, which {_INDEX} does not name; download both again'
+            )
     return found
 
 

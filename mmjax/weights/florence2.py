@@ -2,7 +2,7 @@
 """The layouts of Florence-2: that of transformers (florence-community/*) and the first one (microsoft/Florence-2-*)."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmjax.models.davit import Davit
@@ -50,9 +50,9 @@ FIRST = Names(
 TIME = r'visual_temporal_embed\.pos_idx_to_embed'
 
 
-def layout_of(tensors: Mapping[str, Any]) -> Names:
-    """Returns the layout of a checkpoint."""
-    return HUB if any(key.startswith(HUB.tower) for key in tensors) else FIRST
+def layout_of(names: Collection[str]) -> Names:
+    """Returns the layout of a checkpoint with these names."""
+    return HUB if any(key.startswith(HUB.tower) for key in names) else FIRST
 
 
 def config(public: Mapping[str, Any], *, side: int = 768) -> Vlm.Config:

@@ -64,8 +64,10 @@ def table(c: Vlm.Config, layout: str = 'hub') -> Table:
 
 
 def layout_of(names: Collection[str]) -> str:
-    """Returns which of LAYOUTS a checkpoint with these names has."""
-    for layout, (body, _, tower, _) in LAYOUTS.items():
-        if f'{body}norm.weight' in names and f'{tower}post_layernorm.weight' in names:
-            return layout
+    """Returns which of LAYOUTS a checkpoint with these names has, by where its parts stand."""
+    begins = lambda prefix: any(name.startswith(prefix) for name in names)
+    if begins('model.language_model.'):
+        return 'nested'
+    if begins('vision_tower.'):
+        return 'hub' if begins('vision_tower.vision_model.') else 'flat'
     raise ValueError(f'not a checkpoint of LlavaForConditionalGeneration; its names begin with {sorted(names)[:3]}')

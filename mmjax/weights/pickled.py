@@ -47,6 +47,9 @@ class Pickled(Mapping[str, np.ndarray]):
             return tensor.view(self._torch.int16).numpy().view(ml_dtypes.bfloat16)
         return tensor.numpy()
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._tensors
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 
@@ -56,6 +59,11 @@ class Pickled(Mapping[str, np.ndarray]):
     def file(self, key: str) -> pathlib.Path:
         """Returns the file that holds a tensor."""
         return self._where[key]
+
+    def dtype(self, key: str) -> np.dtype:
+        """Returns the dtype of a tensor."""
+        name = str(self._tensors[key].dtype).removeprefix('torch.')
+        return np.dtype(ml_dtypes.bfloat16 if name == 'bfloat16' else name)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns name -> shape."""

@@ -2,7 +2,7 @@
 """The layouts of Qwen2_5_VL- and Qwen3VLForConditionalGeneration: a tower for pictures of any shape, Qwen2 or Qwen3."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmjax.models.connector import Mlp as MlpConnector
@@ -115,6 +115,11 @@ def table(c: Vlm.Config, layout: str | None = None) -> Table:
         + Table(tuple(maps)).under('', tower)
         + vision_table(c.encoder).under('encoder/', tower)
     )
+
+
+def layout_of(names: Collection[str]) -> str:
+    """Returns which of LAYOUTS a checkpoint with these names has."""
+    return next((layout for layout, (_, body) in LAYOUTS.items() if f'{body}norm.weight' in names), 'flat')
 
 
 def vision_table(c: NativeVit.Config) -> Table:

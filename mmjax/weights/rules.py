@@ -131,8 +131,11 @@ class Vocabulary:
         if lengths != self.words:
             raise ValueError(f'tables of {lengths} words, expected {self.words}')
         rows = shapes[0][1 if self.transposed else 0]
-        joined = np.concatenate(public)
-        padded = np.concatenate([joined, np.zeros((rows - len(joined), *joined.shape[1:]), joined.dtype)])
+        padded = public[0]
+        if lengths != (rows,):
+            padded = np.zeros((rows, *public[0].shape[1:]), public[0].dtype)
+            for end, table in zip(np.cumsum(lengths), public, strict=True):
+                padded[end - len(table) : end] = table
         return [padded.T if self.transposed else padded]
 
     def write(self, ours: list[np.ndarray]) -> list[np.ndarray]:

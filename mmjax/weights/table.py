@@ -10,9 +10,11 @@ Public checkpoints are PyTorch's: a Linear's matrix is [out, in], a convolution'
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -86,6 +88,14 @@ class Account:
     ignored: dict[str, str] = dataclasses.field(default_factory=dict)  # name -> reason
 
 
+class Job(NamedTuple):
+    """Reads parameters of `paths`, `count` numbers, as (path, member of its stacked axis or None, array)."""
+
+    paths: tuple[str, ...]
+    count: int
+    read: Callable[[], list[tuple[str, int | None, np.ndarray]]]
+
+
 class WeightsError(ValueError):
     """Names and tensors that do not fit the table."""
 
@@ -101,20 +111,30 @@ def to_ours(
 ) -> tuple[dict[str, np.ndarray], Account]:
     """Reads public `tensors` into parameters of `shapes`; raises WeightsError unless both sides are used up."""
     account = check_names(table, tensors, shapes)
-    params = {}
-    for found in read(table, tensors, shapes):
-        params.update(found)
+    params, stacks = {}, {}
+    for path, member, array in read(table, tensors, shapes):
+        if member is None:
+            params[path] = array
+        else:
+            stacks.setdefault(path, []).append(array)
+    for path in list(stacks):
+        params[path] = np.stack(stacks.pop(path))
     return params, account
 
 
-def check_names(table: Table, names: Collection[str], shapes: Mapping[str, tuple[int, ...]]) -> Account:
-    """Says what becomes of every public name; raises WeightsError unless both sides are used up."""
+def check_names(
+    table: Table, names: Collection[str], shapes: Mapping[str, tuple[int, ...]], describe: Callable[[str], str] = str
+) -> Account:
+    """Says what becomes of every public name; raises WeightsError unless both sides are used up.
+
+    `describe` gives what a message says of a public name.
+    """
     ignored = _ignored(table, names)
     expected = [key for entry in table.entries for key in _filled(entry, entry.keys)]
     optional = [key for entry in table.entries for key in _filled(entry, entry.also)]
-    _refuse('tensors that the checkpoint lacks', [key for key in expected if key not in names])
+    _refuse('tensors that the checkpoint lacks', [key for key in expected if key not in names], describe)
     known = {*expected, *optional, *ignored}
-    _refuse('tensors that no parameter takes', [key for key in names if key not in known])
+    _refuse('tensors that no parameter takes', [key for key in names if key not in known], describe)
     paths = [path for entry in table.entries for path in entry.paths]
     _refuse('parameters that no tensor gives', [path for path in shapes if path not in set(paths)])
     _refuse('parameters of the table that the model lacks', [path for path in paths if path not in shapes])
@@ -123,19 +143,29 @@ def check_names(table: Table, names: Collection[str], shapes: Mapping[str, tuple
 
 def read(
     table: Table, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the parameters of one entry after the other; what is not asked for yet has not been read."""
+) -> Iterator[tuple[str, int | None, np.ndarray]]:
+    """Yields (path, member of its stacked axis, array) block by block; what is not asked for has not been read."""
+    for job in jobs(table, tensors, shapes):
+        yield from job.read()
+
+
+def jobs(table: Table, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Job]:
+    """Yields what reads one block each, or what stands alone; they may run in any order, or at once."""
     for entry in table.entries:
-        yield _read(entry, tensors, shapes)
+        wanted = [tuple(shapes[path]) for path in entry.paths]
+        _check_depth(entry, wanted)
+        own = [shape[entry.layers is not None :] for shape in wanted]
+        count = sum(map(math.prod, own))
+        for member, layer in enumerate(entry.layers) if entry.layers is not None else [(None, None)]:
+            read = functools.partial(_read_one, entry, member, layer, tensors, own)
+            yield Job(entry.paths, count, read)
 
 
 def public_shapes(table: Table, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """Returns public name -> the shape that it has where our parameters have `shapes`."""
     found = {}
     for entry in table.entries:
-        for path in entry.paths if entry.layers is not None else ():
-            if shapes[path][0] != len(entry.layers):
-                raise WeightsError(f'{path}: {shapes[path][0]} blocks in the model, {len(entry.layers)} in the table')
+        _check_depth(entry, [shapes[path] for path in entry.paths])
         own = [shapes[path][entry.layers is not None :] for path in entry.paths]
         # Memory that is never written to costs nothing; most rules look at it without a copy.
         written = [tensor.shape for tensor in entry.rule.write([np.empty(shape, np.int8) for shape in own])]
@@ -143,6 +173,19 @@ def public_shapes(table: Table, shapes: Mapping[str, tuple[int, ...]]) -> dict[s
             found |= {_fill(key, layer): shape for key, shape in zip(entry.keys, written, strict=True)}
             found |= {_fill(key, layer): written[0] for key in entry.also}
     return found
+
+
+def dtypes(table: Table, of: Callable[[str], np.dtype]) -> dict[str, np.dtype]:
+    """Returns path -> the dtype that holds the numbers of all its tensors, whose own are those that `of` gives."""
+    found = {}
+    for entry in table.entries:
+        found |= dict.fromkeys(entry.paths, np.result_type(*(of(key) for key in _filled(entry, entry.keys))))
+    return found
+
+
+def stacked(table: Table) -> set[str]:
+    """Returns the paths that are read member by member."""
+    return {path for entry in table.entries if entry.layers is not None for path in entry.paths}
 
 
 def to_public(table: Table, params: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
@@ -160,22 +203,19 @@ def to_public(table: Table, params: Mapping[str, np.ndarray]) -> Iterator[tuple[
                 yield _fill(key, layer), found[0]
 
 
-def _read(
-    entry: Entry, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, np.ndarray]:
-    wanted = [shapes[path] for path in entry.paths]
-    if entry.layers is None:
-        return dict(zip(entry.paths, _read_one(entry, None, tensors, wanted), strict=True))
-    for path, shape in zip(entry.paths, wanted, strict=True):
-        if shape[0] != len(entry.layers):
+def _check_depth(entry: Entry, shapes: Sequence[tuple[int, ...]]) -> None:
+    for path, shape in zip(entry.paths, shapes, strict=True):
+        if entry.layers is not None and shape[0] != len(entry.layers):
             raise WeightsError(f'{path}: {shape[0]} blocks in the model, {len(entry.layers)} in the table')
-    per_layer = [_read_one(entry, layer, tensors, [shape[1:] for shape in wanted]) for layer in entry.layers]
-    return {path: np.stack(found) for path, found in zip(entry.paths, zip(*per_layer, strict=True), strict=True)}
 
 
 def _read_one(
-    entry: Entry, layer: int | None, tensors: Mapping[str, np.ndarray], shapes: list[tuple[int, ...]]
-) -> list[np.ndarray]:
+    entry: Entry,
+    member: int | None,
+    layer: int | None,
+    tensors: Mapping[str, np.ndarray],
+    shapes: list[tuple[int, ...]],
+) -> list[tuple[str, int | None, np.ndarray]]:
     keys = [_fill(key, layer) for key in entry.keys]
     public = [tensors[key] for key in keys]
     described = ', '.join(f'{key} {tensor.shape}' for key, tensor in zip(keys, public, strict=True))
@@ -193,7 +233,7 @@ def _read_one(
         key = _fill(key, layer)
         if key in tensors and not np.array_equal(tensors[key], public[0]):
             raise WeightsError(f'{key} and {keys[0]} should be one tensor but differ')
-    return found
+    return [(path, member, array) for path, array in zip(entry.paths, found, strict=True)]
 
 
 def _ignored(table: Table, names: Collection[str]) -> dict[str, str]:
@@ -209,7 +249,7 @@ def _fill(key: str, layer: int | None) -> str:
     return key if layer is None else key.replace('{layer}', str(layer))
 
 
-def _refuse(what: str, names: list[str]) -> None:
+def _refuse(what: str, names: list[str], describe: Callable[[str], str] = str) -> None:
     if names:
-        shown = ', '.join(names[:20]) + (f' and {len(names) - 20} more' if len(names) > 20 else '')
+        shown = ', '.join(map(describe, names[:20])) + (f' and {len(names) - 20} more' if len(names) > 20 else '')
         raise WeightsError(f'{len(names)} {what}: {shown}')
