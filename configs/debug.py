@@ -43,7 +43,7 @@ FEWER: dict[type, Callable[[Any], dict[str, Any]]] = {
     Vlm.Config: lambda c: dict(frames=min(c.frames, 2)),
     Vit.Config: lambda c: dict(size=(32, 32), patch=8, width=32, depth=2, position_grid=c.position_grid and (2, 2)),
     Davit.Config: lambda c: dict(
-        size=(32, 32), widths=(32, 64), depths=(1, 1), heads=(2, 4), groups=(2, 4), strides=(4, 2), window=4, ratio=2
+        size=(32, 32), widths=(64,), depths=(1,), heads=(4,), groups=(4,), strides=(4,), window=4, ratio=2
     ),
     Patches.Config: lambda c: dict(patch=8, grid=(4, 4)),
     GatedConnector.Config: lambda c: dict(hidden=2 * WIDTH),

@@ -10,6 +10,7 @@ from mmjax.models.decoder import Decoder
 from mmjax.models.vision import Vit
 from mmjax.models.vlm import Vlm
 from mmjax.weights import Table, clip, cogvlm, internvl, llama, paligemma, qwen, qwen_native, qwen_vl
+from mmjax.weights import florence2 as florence_layout
 
 SIGLIP_B = dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072, patch_size=16)
 SIGLIP_SO = dict(hidden_size=1152, num_hidden_layers=27, num_attention_heads=16, intermediate_size=4304, patch_size=14)
@@ -21,6 +22,23 @@ SMOLLM2 = {
     '1.7b': dict(hidden_size=2048, num_hidden_layers=24, num_attention_heads=32, intermediate_size=8192,
                  rope_theta=130_000.0),
 }  # fmt: skip
+# Florence-2: its tower; of its BART the width, layers of either stack, heads and MLPs; its words: BART's 50,265, 1,000
+# places, 24 signs, the picture's, and as many as make a multiple of 64.
+DAVIT = {
+    'base': {},
+    'large': dict(embed_dim=(256, 512, 1024, 2048), num_heads=(8, 16, 32, 64), num_groups=(8, 16, 32, 64)),
+}
+BART = {'base': (768, 6, 12, 3072), 'large': (1024, 12, 16, 4096)}
+FLORENCE_WORDS = 51_328
+
+
+def florence2(size: str) -> Vlm.Config:
+    """Florence-2: 231.4 or 776.5 million parameters, of which its tower has 90.4 or 360.6."""
+    width, layers, heads, mlp = BART[size]
+    stack = dict(layers=layers, attention_heads=heads, ffn_dim=mlp)
+    both = {f'{side}_{name}': number for side in ('encoder', 'decoder') for name, number in stack.items()}
+    text = dict(d_model=width, vocab_size=FLORENCE_WORDS, **both)
+    return florence_layout.config(dict(vision_config=DAVIT[size], text_config=text))
 
 
 def eva2_clip_e(side: int) -> Vit.Config:

@@ -10,11 +10,14 @@ import pytest
 import systems
 from disturbed import array, disturbed
 from flax import nnx
+from jax.sharding import NamedSharding
 
 from mmjax import sharding
 from mmjax.models.davit import Channels, Davit, Near, Shrink, Windows
 from mmjax.models.overview import Overview
 from mmjax.nn.layers import Norm
+from mmjax.params import Skeleton, flatten
+from mmjax.sharding import ROWS, P
 
 CONFIG = Davit.Config(
     size=(16, 24), widths=(4, 8), depths=(1, 1), heads=(2, 2), groups=(2, 4), strides=(4, 2), window=3
@@ -41,11 +44,12 @@ def test_convolutions():
 
 def test_places_see_their_window_and_the_zeros_that_fill_it():
     part, x = disturbed(lambda rngs: Windows(4, 2, 3, rngs=rngs)), array(1, 4, 5, 4)
-    y, attn = part(x), part.attn
+    apply = systems.jit(lambda part, x: part(x))
+    y, attn = apply(part, x), part.attn
     window = jnp.concatenate([x[0, 3:, 3:].reshape(2, 4), jnp.zeros((7, 4))])[None]
     want = attn(window[:, :2], attn.keys_values(window), jnp.array([[[0, 9]] * 2]))
     np.testing.assert_allclose(y[0, 3, 3:], want[0], atol=1e-5)
-    other = part(x.at[0, 0, 0].add(1.0))
+    other = apply(part, x.at[0, 0, 0].add(1.0))
     assert (np.abs(other - y).max(axis=(0, 3)) > 1e-6).tolist() == [[True] * 3 + [False] * 2] * 3 + [[False] * 5]
 
 
@@ -61,17 +65,20 @@ def test_channels_of_a_group_see_each_other_at_all_places():
 
 def test_one_mesh_is_another():
     pixels = jnp.asarray(np.random.default_rng(0).integers(0, 255, (4, 1, 1, 16, 24, 3), np.uint8))
-    size = jnp.array([[[1, 2, 3]]] * 3 + [[[0, 0, 0]]])
-
-    def features(mesh):
+    size = jnp.array([[[1, 4, 6]]] * 3 + [[[0, 0, 0]]])
+    config = Davit.Config(size=(16, 24), widths=(8,), depths=(1,), heads=(2,), groups=(2,), strides=(4,), window=3)
+    model = sharding.init_sharded(config.build, jax.random.key(0), None)
+    params, skeleton, found = flatten(model), Skeleton(model), []
+    for mesh in (None, sharding.make_mesh(2, 2, 2)):
+        place = lambda x, spec, mesh=mesh: jax.device_put(x, NamedSharding(mesh, spec)) if mesh else jnp.asarray(x)
         with sharding.use(mesh):
-            model = sharding.init_sharded(CONFIG.build, jax.random.key(0), mesh)
-            rows = [sharding.place(x, sharding.P(sharding.ROWS)) for x in (pixels, size)]
-            return np.asarray(systems.jit(lambda model, *rows: model(*rows))(model, *rows))
-
-    one = features(None)
-    assert one.shape == (4, 1, 1, 6, 8) and one[:3].any() and not one[3].any()
-    np.testing.assert_allclose(features(sharding.make_mesh(2, 2, 2)), one, rtol=1e-4, atol=1e-5)
+            specs = sharding.param_specs(model, mesh)
+            placed = {path: place(np.asarray(w), specs[path]) for path, w in params.items()}
+            rows = [place(x, P(ROWS)) for x in (pixels, size)]
+            found.append(np.asarray(systems.jit(lambda p, *rows: skeleton.merge(p)(*rows))(placed, *rows)))
+    one, eight = found
+    assert one.shape == (4, 1, 1, 24, 8) and one[:3].any() and not one[3].any()
+    np.testing.assert_allclose(eight, one, rtol=1e-4, atol=1e-5)
 
 
 def test_an_overview_is_the_mean_then_the_places():
