@@ -12,6 +12,7 @@ from typing import Any
 from configs import data
 from mmjax.config import Checkpoints, Log, Mesh, Run, Stage
 from mmjax.data.beside import Beside
+from mmjax.data.states import States
 from mmjax.data.tiles import Tiles
 from mmjax.data.tokenizer import Bytes
 from mmjax.models.connector import AttentionPool, Linear
@@ -22,6 +23,7 @@ from mmjax.models.deepstack import DeepStack
 from mmjax.models.fusion import CrossAttention
 from mmjax.models.gated import GatedConnector
 from mmjax.models.grid_resampler import GridResampler
+from mmjax.models.inspector import Inspector, PromptLearner
 from mmjax.models.mae import Mae
 from mmjax.models.native import NativeVit
 from mmjax.models.patches import Patches
@@ -41,10 +43,14 @@ WIDTH, HEADS = 64, 4
 FEWER: dict[type, Callable[[Any], dict[str, Any]]] = {
     Trunk.Config: lambda c: dict(depth=2),
     Vlm.Config: lambda c: dict(frames=min(c.frames, 2)),
-    Vit.Config: lambda c: dict(size=(32, 32), patch=8, width=32, depth=2, position_grid=c.position_grid and (2, 2)),
+    Vit.Config: lambda c: dict(
+        size=(32, 32), patch=8, width=32, depth=2, position_grid=c.position_grid and (2, 2), deep=c.deep and (0, 1)
+    ),
     Davit.Config: lambda c: dict(
         size=(32, 32), widths=(64,), depths=(1,), heads=(4,), groups=(4,), strides=(4,), window=4, ratio=2
     ),
+    Inspector.Config: lambda c: dict(depths=2, space=32, size=(32, 32), sharpness=10.0),
+    PromptLearner.Config: lambda c: dict(channels=(8, 16, 16), last=2),
     Patches.Config: lambda c: dict(patch=8, grid=(4, 4)),
     GatedConnector.Config: lambda c: dict(hidden=2 * WIDTH),
     GridResampler.Config: lambda c: dict(queries=(2, 2)),
@@ -180,7 +186,10 @@ def fewer(c: Any) -> Any:
     return dataclasses.replace(c, **parts, **changes)
 
 
-def _beside(c: Beside.Config | None) -> Beside.Config | None:
+def _beside(c: Beside.Config | States.Config | None) -> Beside.Config | States.Config | None:
+    if isinstance(c, States.Config):
+        words = Bytes.Config(special=c.special_tokens())
+        return dataclasses.replace(c, tokenizer=words, right=c.right[:2], wrong=c.wrong[:2], templates=('a {}.',))
     return c and dataclasses.replace(c, tokenizer=Bytes.Config(special=(*c.special_tokens(), '[DEC]')))
 
 

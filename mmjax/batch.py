@@ -32,6 +32,7 @@ class Batch(NamedTuple):
     expert: np.ndarray | None = None  # [B, L]       1 where a block's second set of weights reads the token
     words: np.ndarray | None = None  # [B, M, W]    what the connector reads beside the medium; -1 behind the last
     features: np.ndarray | None = None  # [B, M, n, E] f32, vectors of a detector in the place of pixels
+    marks: np.ndarray | None = None  # [B, M, h, w] int8, 1 where a picture holds what is sought; -1 where nobody knows
     answers: np.ndarray | None = None  # [B, A]       f32, how right each answer of the model's list is, 0 .. 1
 
     @property
@@ -66,5 +67,6 @@ class MediaSpec:
     experts: bool = False  # media tokens are read by weights of their own: the batch says which
     beside: int = 0  # W: the most words that the connector reads beside a medium; 0: it reads none
     beside_vocab: int = 0  # how many ids of such words it knows
+    marks: tuple[int, int] | None = None  # height, width of the maps that say where it finds things; None: no maps
     features: int = 0  # E: media are vectors of this width, `width` of them at most; 0: they are pictures
     answers: int = 0  # A: the model chooses from a list of so many answers; 0: it writes them

@@ -99,7 +99,8 @@ class Eval:
     name: str
     source: Any  # a source's config
     task: Any = None  # a function Document -> Document, as in the parts of a mixture
-    # 'exact', 'vqa', 'box_iou', 'caption', 'anls'; 'retrieval' of a pair of towers; 'loss': nothing is asked
+    # 'exact', 'vqa', 'box_iou', 'caption', 'anls'; 'retrieval' of a pair of towers; 'loss': nothing is asked; 'maps':
+    # what marks pictures is compared with their marks, `shots` of which are pictures known to be right
     metric: str = 'exact'
     count: int = 256  # documents; 0: all of them
     max_new_tokens: int = 32

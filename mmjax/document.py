@@ -54,6 +54,7 @@ class Image:
     pixels: Pixels
     name: str = ''
     weight: float = 0.0
+    marks: np.ndarray | None = None  # bool [height, width], where what is sought lies; None: nobody knows
 
 
 @dataclasses.dataclass

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax import compare, log, sharding
+from mmjax import compare, log, marking, sharding
 from mmjax.answer import Answer, Answerer, as_read, feed, gather, room, rows_for
 from mmjax.batch import Batch
 from mmjax.choose import Chooser
@@ -38,7 +38,7 @@ from mmjax.report import page
 from mmjax.report.results import Measured, save
 from mmjax.workdir import restore
 
-ASKING_NOTHING = ('retrieval', 'loss')
+ASKING_NOTHING = ('retrieval', 'loss', 'maps')
 POOL = 2048  # documents of an example source that are looked at
 
 
@@ -127,6 +127,9 @@ def measure_one(ev: Eval, layout: Layout, model: Any, objective: Any) -> Measure
     documents = read(ev.source, ev.task, ev.count, dropped)
     if ev.metric == 'retrieval':
         return compare.measure(ev, documents, layout, model, dropped)
+    if ev.metric == 'maps':
+        shown = read(ev.shot_source, ev.task, ev.shots, dropped) if ev.shots else []
+        return marking.measure(ev, documents, shown, layout, model, dropped)
     examples = choose_examples(ev, documents, layout, model, dropped)
     joined = [join(some, d, ev.separator) for some, d in zip(examples, documents, strict=True)]
     figures = losses(ev.name, joined, layout, model, objective)

@@ -21,7 +21,7 @@ LAYERS = {
     'program': (
         *('arrays', 'config', 'config_io', 'workdir', 'checkpoint', 'log', 'host', 'feed', 'start', 'step', 'train'),
         *('answer', 'ask', 'choose', 'compare', 'evaluate', 'plan', 'public', 'report', 'topology', 'verify'),
-        'vocabulary',
+        *('marking', 'vocabulary'),
     ),
     'cli': ('cli', '__main__', '__init__'),
 }

@@ -11,7 +11,7 @@ import numpy as np
 from mmjax.batch import Batch, MediaSpec
 
 # All others are int32.
-KINDS = {**dict.fromkeys(('weight', 'states', 'features', 'answers'), np.float32), 'pixels': np.uint8}
+KINDS = {**dict.fromkeys(('weight', 'states', 'features', 'answers'), np.float32), 'pixels': np.uint8, 'marks': np.int8}
 
 
 class BadBatch(ValueError):
@@ -69,6 +69,7 @@ class _Check:
             'words': (rows, media, spec.beside),
             'features': (rows, media, spec.width, spec.features),
             'answers': (rows, spec.answers),
+            'marks': (rows, media, *(spec.marks or ())),
         }
         for name, array in b._asdict().items():
             if array is None:

@@ -65,6 +65,12 @@ def pixel_hash(array: np.ndarray) -> str:
     ).hexdigest()[:16]
 
 
+def nearest(marks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns marks [height, width] of another size (height, width): each pixel is that in whose middle it lies."""
+    middle = lambda old, new: ((np.arange(new) + 0.5) * old / new).astype(int)
+    return marks[middle(marks.shape[0], size[0])][:, middle(marks.shape[1], size[1])]
+
+
 class Fit:
     """Brings pictures to one size, and their boxes with them. Sizes are (width, height), boxes fractions."""
 

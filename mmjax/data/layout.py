@@ -28,6 +28,7 @@ from mmjax.data.coordinates import Cells, Numbers
 from mmjax.data.images import Fit
 from mmjax.data.laid import Laid, Shape
 from mmjax.data.sources.problems import Problems
+from mmjax.data.states import States
 from mmjax.data.templates import ImageFormat, TextFormat
 from mmjax.data.tiles import Tiles
 from mmjax.data.tokenizer import SPECIAL, Bytes, HuggingFace, SentencePiece
@@ -54,7 +55,7 @@ class Layout:
         text: TextFormat = dataclasses.field(default_factory=TextFormat)
         tiles: Tiles | None = None  # pictures are an overview and tiles; None: one frame
         coordinates: Numbers | Cells | None = None  # None: regions are their words alone
-        beside: Beside.Config | None = None  # the words that a connector reads beside each picture
+        beside: Beside.Config | States.Config | None = None  # the words that a connector reads beside each picture
         answers: AnswerList.Config | None = None  # what the model chooses from; None: it writes
         state: str = '<state>'  # the special token where a state stands
         fit: str = 'squash'  # squash, pad, crop, inside
@@ -290,6 +291,10 @@ class Layout:
                 "would hold their padding; use 'last' or 'next'"
             )
         self._check_encoder()
+        if spec.marks and c.fit != 'squash':
+            raise ValueError(
+                f"layout.fit is {c.fit!r}: marks follow only pictures that are squashed, set it to 'squash'"
+            )
         if c.max_states and not spec.state_width:
             raise ValueError(
                 f'layout.max_states is {c.max_states}, but the model reads no states; set Vlm.Config.state'

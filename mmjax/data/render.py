@@ -13,8 +13,9 @@ import numpy as np
 
 from mmjax.batch import Batch, MediaSpec
 from mmjax.data import masks
+from mmjax.data.images import nearest
 from mmjax.data.laid import Laid, Shape
-from mmjax.document import BadDocument, Medium
+from mmjax.document import BadDocument, Image, Medium
 
 # Returns the frames of a medium, uint8 [frames, height, width, 3], padded at the right and below where sizes vary; of
 # features the vectors, float32 [vectors, width].
@@ -40,10 +41,13 @@ def render(documents: Sequence[Laid], shape: Shape, spec: MediaSpec, decode: Dec
                 for place, piece in enumerate(d.media, start=medium):
                     read = decode(piece)
                     row.shown[place, : len(read)] = read
+                    _mark(row, place, piece)
                 row.media_size[media] = d.media_size
         except BadDocument as error:
             blanked.append(BadDocument(d.key, error.reason, str(error)))
             row.shown[media] = 0
+            if row.marks is not None:
+                row.marks[media] = -1
         else:
             _place(row, d, there, medium, state, shape, spec)
         at, medium, state = at + len(d.tokens), medium + len(d.media), state + len(d.states)
@@ -74,8 +78,15 @@ def _empty(shape: Shape, spec: MediaSpec, documents: Sequence[Laid], pad: int) -
         expert=np.zeros(n, np.int32) if media and spec.experts else None,
         words=np.full((media, spec.beside), -1, np.int32) if media and spec.beside else None,
         features=np.zeros((media, spec.width, spec.features), np.float32) if media and spec.features else None,
+        marks=np.full((media, *spec.marks), -1, np.int8) if media and spec.marks else None,
         answers=np.zeros(spec.answers, np.float32) if spec.answers else None,
     )
+
+
+def _mark(row: Batch, place: int, piece: Medium) -> None:
+    """Writes what is known of where a picture holds what is sought."""
+    if row.marks is not None and isinstance(piece, Image) and piece.marks is not None:
+        row.marks[place] = nearest(piece.marks, row.marks.shape[1:])
 
 
 def _place(row: Batch, d: Laid, there: slice, medium: int, state: int, shape: Shape, spec: MediaSpec) -> None:

@@ -132,6 +132,18 @@ def llama2() -> Format:
     )
 
 
+def pandagpt() -> Format:
+    """<s>### Human: <Img>[picture]</Img> words\n### Assistant: words\n###, as PandaGPT writes."""
+    return Format(
+        image=ImageFormat(before='<Img>', after='</Img>'),
+        text=TextFormat(
+            start='<s>',
+            user=Turn(before='### Human: ', after='\n'),
+            assistant=Turn(before='### Assistant:', lead=' ', after='\n###', weight=1.0),
+        ),
+    )
+
+
 def blip() -> Format:
     """[DEC]words[SEP]: the sign that begins the words is also the place of the picture, which all of them look at."""
     return Format(image=ImageFormat(placeholder='[DEC]'), text=TextFormat(end='[SEP]'))

@@ -86,6 +86,7 @@ class Vit(nnx.Module):
         layer: int = -1  # the features are what leaves this block: -1 the last, -2 the one before it ...
         features_normed: bool = True  # apply `norm` to them
         keep_cls: bool = False  # leave the cls token among the features
+        deep: tuple[int, ...] = ()  # blocks whose output stands behind the features' own channels, without the norm
         mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of pixels in 0..1
         std: tuple[float, float, float] = (0.5, 0.5, 0.5)
         remat: str = 'none'
@@ -116,13 +117,15 @@ class Vit(nnx.Module):
             raise ValueError(f'patch {c.patch} cannot be halved by each of the {len(c.stem)} convolutions of the stem')
         if not -c.depth <= c.layer < 0:
             raise ValueError(f'layer {c.layer} of a tower of depth {c.depth}: choose -1 (the last block) to {-c.depth}')
+        if list(c.deep) != sorted(set(c.deep)) or not all(0 <= i <= c.depth + c.layer for i in c.deep):
+            raise ValueError(f'Vit.Config.deep {c.deep} names blocks 0 to {c.depth + c.layer}, in order')
         if c.relative not in RELATIVE:
             raise ValueError(f'Vit.Config.relative is {c.relative!r}; choose one of {RELATIVE}')
         if c.sincos and not c.table:
             raise ValueError('Vit.Config.sincos fills the table of positions: set table to True')
         self.size, self.patch_size, self.mean, self.std = tuple(c.size), c.patch, tuple(c.mean), tuple(c.std)
         self.grid = c.grid
-        self.width = c.width
+        self.deep, self.width = tuple(c.deep), c.width * (1 + len(c.deep))
         self.depth, self.run, self.remat = c.depth, c.depth + 1 + c.layer, c.remat
         self.pool_mean = c.pool_mean
         self.features_normed, self.drop_cls = c.features_normed, c.cls and not c.keep_cls
@@ -159,9 +162,14 @@ class Vit(nnx.Module):
         Float pixels are taken as already normalised.
         """
         b, m, t = pixels.shape[:3]
-        x = self.encode(self.enter(sharding.reshape_rows(pixels, (b * m * t, *pixels.shape[3:]))), self.run)
+        x, deep, start = self.enter(sharding.reshape_rows(pixels, (b * m * t, *pixels.shape[3:]))), [], 0
+        for end in (i + 1 for i in self.deep):
+            x, start = self.encode(x, end, start=start), end
+            deep.append(x)
+        x = self.encode(x, self.run, start=start) if start < self.run else x
         if self.features_normed and self.norm is not None:
             x = self.norm(x)
+        x = jnp.concatenate([x, *deep], axis=-1) if deep else x
         x = x[:, 1:] if self.drop_cls else x
         x = sharding.reshape_rows(x, (b, m, t, *x.shape[1:]))
         return x if size is None else jnp.where((jnp.arange(t) < size[..., :1])[..., None, None], x, 0)
@@ -200,11 +208,11 @@ class Vit(nnx.Module):
         return x if self.pre_norm is None else self.pre_norm(x)
 
     def encode(
-        self, x: Float[Array, 'N P D'], layers: int, span: Int[Array, 'N P 2'] | None = None
+        self, x: Float[Array, 'N P D'], layers: int, span: Int[Array, 'N P 2'] | None = None, *, start: int = 0
     ) -> Float[Array, 'N P D']:
-        """Runs the first `layers` blocks; each patch sees all of its row, or its span where pictures share a row."""
+        """Runs blocks `start` to `layers`; each patch sees all of its row, or its span where pictures share a row."""
         span = self._plan(everything(*x.shape[:2], x.shape[1]) if span is None else span)
-        return self._fold(lambda x, block, _: block(x, span), x, layers)
+        return self._fold(lambda x, block, _: block(x, span), x, layers, start)
 
     def average(self, x: Float[Array, 'N P D'], last: int) -> Float[Array, 'N P D']:
         """Returns the mean of what leaves the last blocks, each normed without scale and bias, in float32."""
@@ -222,10 +230,11 @@ class Vit(nnx.Module):
     def _plan(self, span: Int[Array, 'N P 2']) -> Int[Array, 'N P 2'] | Planned:
         return span if self.relative is not None else self.blocks.attn.plan(span, span.shape[1])
 
-    def _fold(self, body: Callable[..., Any], carry: Any, layers: int) -> Any:
-        """Folds body(carry, block, layer) over the first `layers` blocks; a block is a function of (x, span)."""
+    def _fold(self, body: Callable[..., Any], carry: Any, layers: int, start: int = 0) -> Any:
+        """Folds body(carry, block, layer) over blocks `start` to `layers`; a block is a function of (x, span)."""
         parts = (self.blocks, self.relative) if self.own_relative else (self.blocks,)
-        parts = parts if layers == self.depth else jax.tree.map(lambda p: p[:layers], parts)
+        whole = layers == self.depth and not start
+        parts = parts if whole else jax.tree.map(lambda p: p[start:layers], parts)
         # One table for all blocks is spread out once.
         shared = self.relative() if self.relative is not None and not self.own_relative else None
 
@@ -233,7 +242,7 @@ class Vit(nnx.Module):
             bias = parts[1]() if self.own_relative else shared
             return body(carry, lambda x, span: parts[0](x, span, bias=bias)[0], layer)
 
-        return stack.run(step, carry, parts, policy=self.remat)
+        return stack.run(step, carry, parts, first=start, policy=self.remat)
 
 
 def plain_norm(x: Float[Array, '... D'], eps: float = 1e-5) -> Float[Array, '... D']:

@@ -21,6 +21,7 @@ from mmjax.models.deepstack import DeepStack
 from mmjax.models.fusion import CrossAttention, Splice, splice
 from mmjax.models.gated import GatedConnector
 from mmjax.models.grid_resampler import GridResampler
+from mmjax.models.inspector import Inspector
 from mmjax.models.native import NativeVit
 from mmjax.models.overview import Overview
 from mmjax.models.patches import Patches
@@ -46,6 +47,7 @@ Connector = (
     | GridResampler.Config
     | DeepStack.Config
     | Overview.Config
+    | Inspector.Config
 )
 
 
@@ -90,6 +92,7 @@ class Vlm(nnx.Module):
                 per_second=self.per_second,
                 experts=self.decoder.block.expert is not None,
                 beside=self.words,
+                marks=getattr(self.connector, 'size', None),
                 features=self.encoder.width if isinstance(self.encoder, Regions.Config) else 0,
                 beside_vocab=getattr(self.connector, 'words_vocab', 0),
             )
@@ -189,28 +192,38 @@ class Vlm(nnx.Module):
         self.decoder = c.decoder.build(**cross, rngs=rngs)
         self.crossing = crossing is not None
 
-    def media(self, batch: Batch) -> Float[Array, 'B S D'] | None:
-        """Returns the row's media tokens, then its states, in the order of Batch.slot; None where there are none."""
+    def media(self, batch: Batch, seen: tuple[Array, ...] | None = None) -> Float[Array, 'B S D'] | None:
+        """Returns the row's media tokens, then its states, in the order of Batch.slot; None where there are none.
+
+        What `seen` gave of the batch need not be computed again.
+        """
         parts = []
         if self.encoder is not None and batch.shown is not None:
-            parts.append(self._pictures(batch))
+            parts.append(self._pictures(batch, seen))
         if self.state is not None and batch.states is not None:
             parts.append(self.state(batch.states))
         return jnp.concatenate(parts, axis=1) if parts else None
 
-    def _pictures(self, batch: Batch) -> Float[Array, 'B MP D']:
-        size = batch.media_size
-        features = self.encoder(batch.shown, size)
+    def seen(self, batch: Batch) -> tuple[Array, ...]:
+        """Returns what the connector reads of all B * M media: features [N, T*n, E], their count [N], words [N, W]."""
+        size, features = batch.media_size, self.encoder(batch.shown, batch.media_size)
         b, m, t, n = features.shape[:4]
         x = reshape_rows(features, (b * m, t * n, features.shape[4]))
+        count = reshape_rows(-(-size[..., 0] // self.temporal) * self._per_frame(size), (b * m,))
+        words = None if batch.words is None else reshape_rows(batch.words, (b * m, batch.words.shape[2]))
+        return (x, count, words) if self.words else (x, count)
+
+    def _per_frame(self, size: Int[Array, 'B M 3']) -> Int[Array, 'B M']:
+        return size[..., 1] * size[..., 2] + self.extra_features
+
+    def _pictures(self, batch: Batch, seen: tuple[Array, ...] | None) -> Float[Array, 'B MP D']:
+        size, seen = batch.media_size, self.seen(batch) if seen is None else seen
+        b, m = size.shape[:2]
+        x, t = seen[0], 1 if batch.pixels is None else -(-batch.pixels.shape[2] // self.temporal)
         if self.connector is not None:
-            steps = -(-size[..., 0] // self.temporal)
-            per_frame = size[..., 1] * size[..., 2] + self.extra_features
-            words = None if batch.words is None else reshape_rows(batch.words, (b * m, batch.words.shape[2]))
-            read = (words,) if self.words else ()
-            x = self.connector(x, reshape_rows(steps * per_frame, (b * m,)), *read)
+            x = self.connector(*seen)
             if self.varying and t > 1:
-                x = together(x, reshape_rows(per_frame // self.squares**2, (b * m,)), t)
+                x = together(x, reshape_rows(self._per_frame(size) // self.squares**2, (b * m,)), t)
         if self.newline is not None:
             end = broadcast_rows(self.newline[...][None].astype(x.dtype), b * m)
             x = jnp.concatenate([x, end], axis=1)
@@ -219,9 +232,9 @@ class Vlm(nnx.Module):
         x = jnp.where((size[..., 0] > 0)[..., None, None], x, 0)
         return reshape_rows(x, (b, m * x.shape[2], x.shape[3]))
 
-    def __call__(self, batch: Batch) -> Float[Array, 'B L D']:
-        """Returns the hidden states after the last norm."""
-        x, beside = self._fused(batch)
+    def __call__(self, batch: Batch, seen: tuple[Array, ...] | None = None) -> Float[Array, 'B L D']:
+        """Returns the hidden states after the last norm; what `seen` gave need not be computed again."""
+        x, beside = self._fused(batch, seen)
         return self.decoder(x, batch.span, batch.position, expert=batch.expert, **beside)
 
     def logits(self, hidden: Float[Array, 'B L D']) -> Float[Array, 'B L V']:
@@ -256,12 +269,12 @@ class Vlm(nnx.Module):
         x = self.decoder.embed_tokens(tokens)
         return self.decoder.step(x, span, position, write, cache, media_span=media_span)
 
-    def _fused(self, batch: Batch) -> tuple[Array, dict[str, Array]]:
+    def _fused(self, batch: Batch, seen: tuple[Array, ...] | None = None) -> tuple[Array, dict[str, Array]]:
         """Returns what enters the decoder: embedded tokens; and what its layers get besides.
 
         That is media with their spans where the text looks at them, and what is added to tokens within the layers.
         """
-        text, media = self.decoder.embed_tokens(batch.tokens), self.media(batch)
+        text, media = self.decoder.embed_tokens(batch.tokens), self.media(batch, seen)
         if not self.crossing:
             # Of a Seq2seq, the decoder's tokens look at places of the row.
             beside = {} if batch.media_span is None else dict(media_span=batch.media_span)

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mmjax.nn.layers import normal, parameter
-from mmjax.sharding import P, b_D
+from mmjax.sharding import P, b_D, reshape_rows
 
 
 class Convolution(nnx.Module):
@@ -34,7 +34,8 @@ class Convolution(nnx.Module):
 def halved(x: Float[Array, 'N h w C']) -> Float[Array, 'N i j C']:
     """Returns the largest of every square of 2 x 2; an odd last row or column is left out."""
     n, h, w, c = x.shape
-    return x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+    squares = reshape_rows(x[:, : h // 2 * 2, : w // 2 * 2], (n, h // 2, 2, w // 2, 2, c))
+    return squares.max(axis=(2, 4))
 
 
 def stretched(x: Float[Array, 'N h w C'], size: tuple[int, int]) -> Float[Array, 'N i j C']:

@@ -33,18 +33,23 @@ class NextToken:
 
 
 def next_token(
-    model: Any, batch: Any, *, z_loss: float = 0.0, label_smoothing: float = 0.0, chunk: int | None = None
+    model: Any,
+    batch: Any,
+    *,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+    chunk: int | None = None,
+    seen: Any = None,
 ) -> tuple[Float[Array, ''], Float[Array, ''], dict[str, Float[Array, '']]]:
     """Returns (sum of weighted losses, sum of weights, sums for the log) of a batch.
 
     The label of place l is tokens[l + 1], and weight[l] says how much it counts; the last place has no label. Only the
-    first sum has gradients.
+    first sum has gradients. `seen` is what Vlm.seen gave of the batch, where that was asked for already.
     """
     labels = jnp.roll(batch.tokens, -1, axis=1)
     weight = batch.weight.at[:, -1].set(0.0)
-    return token_losses(
-        model, model(batch), labels, weight, z_loss=z_loss, label_smoothing=label_smoothing, chunk=chunk
-    )
+    hidden = model(batch) if seen is None else model(batch, seen)
+    return token_losses(model, hidden, labels, weight, z_loss=z_loss, label_smoothing=label_smoothing, chunk=chunk)
 
 
 def token_losses(

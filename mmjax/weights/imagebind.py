@@ -38,14 +38,37 @@ def config(tensors: Mapping[str, Any], *, heads: int = 16, text_heads: int = 16)
     width, _, frames, patch, _ = tensors[f'{_VISION}.rgbt_stem.proj.1.weight'].shape
     places = tensors[f'{_VISION}.pos_embedding_helper.pos_embed'].shape[1] - 1
     vocab, text_width = tensors[f'{_TEXT}.token_embedding.weight'].shape
-    side = patch * math.isqrt(places)
-    vision = Vit.Config(
+    return pair(
+        vision=(width, _depth(tensors, 'vision'), heads),
+        text=(text_width, _depth(tensors, 'text'), text_heads),
+        vocab=vocab,
+        places=tensors[f'{_TEXT}.pos_embed'].shape[1],
+        space=tensors['modality_heads.vision.2.weight'].shape[0],
+        frames=frames,
+        patch=patch,
+        side=patch * math.isqrt(places),
+    )
+
+
+def pair(
+    *,
+    vision: tuple[int, int, int] = (1280, 32, 16),
+    text: tuple[int, int, int] = (1024, 24, 16),
+    vocab: int = 49_408,
+    places: int = 77,
+    space: int = 1024,
+    frames: int = 2,
+    patch: int = 14,
+    side: int = 224,
+) -> Pair.Config:
+    """Returns our config of sizes, ImageBind-Huge's where none are given; towers are (width, depth, heads)."""
+    tower = Vit.Config(
         size=(side, side),
         patch=patch,
         film=frames,
-        width=width,
-        depth=_depth(tensors, 'vision'),
-        block=_block(width, heads),
+        width=vision[0],
+        depth=vision[1],
+        block=_block(vision[0], vision[2]),
         patch_bias=False,
         cls=True,
         pre_norm=NORM,
@@ -53,18 +76,17 @@ def config(tensors: Mapping[str, Any], *, heads: int = 16, text_heads: int = 16)
         mean=MEAN,
         std=STD,
     )
-    text = Decoder.Config(
+    reader = Decoder.Config(
         vocab=vocab,
-        width=text_width,
-        depth=_depth(tensors, 'text'),
-        block=_block(text_width, text_heads),
+        width=text[0],
+        depth=text[1],
+        block=_block(text[0], text[2]),
         norm=NORM,
-        position=Learned.Config(length=tensors[f'{_TEXT}.pos_embed'].shape[1]),
+        position=Learned.Config(length=places),
         tied=True,  # it writes nothing, so it needs no head of its own
     )
-    common = tensors['modality_heads.vision.2.weight'].shape[0]
     return Pair.Config(
-        vision=vision, text=text, width=common, project_image=True, causal=True, pool='largest', max_scale=100.0
+        vision=tower, text=reader, width=space, project_image=True, causal=True, pool='largest', max_scale=100.0
     )
 
 

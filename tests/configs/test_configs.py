@@ -66,6 +66,8 @@ COUNTS = {
     'instructblip.py:t5-xl': ((986.0 + 185.7 + 1.6 + 2849.8) * M, {}),
     'instructblip.py:7b': (7913.2 * M, {}),
     'instructblip.py:13b': ((986.0 + 185.7 + 3.9 + 13015.9) * M, {}),
+    # tower, its head, reader, its head, maps, prompts, the picture's token, LLaMA
+    'anomalygpt.py:7b': ((631.7 + 1.3 + 353.0 + 1.0 + 5.2 + 107.4 + 4.2 + 6738.4) * M, {}),
     # words, GRU, attention, layers of regions and questions, answers
     'butd.py:relu': ((5.97 + 4.07 + 3.15 + 2.10 + 1.05 + 2.10 + 6.41) * M, {}),
     'butd.py:tanh': ((5.97 + 1.25 + 2 * 1.31 + 2 * 1.05 + 2 * 0.26 + 2 * 0.26 + 1.61) * M, {}),

@@ -107,6 +107,16 @@ def test_layers_beyond_the_asked_one_are_not_computed():
     assert np.isfinite(clean).all()
 
 
+@pytest.mark.parametrize('deep, layer', [((0, 2), -1), ((1,), -2), ((0,), -2)])
+def test_depths_stand_behind_the_features(deep, layer):
+    vit = tower(dataclasses.replace(CLIP, deep=deep, layer=layer, keep_cls=True))
+    x = vit.enter(PIXELS[:, 0, 0])
+    expected = [vit.norm(layers(vit, x, 4 + layer)), *(layers(vit, x, i + 1) for i in deep)]
+    got = jax.jit(vit)(PIXELS)[:, 0, 0]
+    assert vit.width == got.shape[-1] == 8 * (1 + len(deep))
+    np.testing.assert_allclose(got, np.concatenate(expected, axis=-1), atol=2e-5)
+
+
 def test_frames_beyond_a_mediums_size_are_zero_and_do_not_matter():
     pixels = jnp.concatenate([PIXELS, PIXELS[::-1]], axis=2)  # two frames
     size = jnp.array([[[2, 2, 3], [1, 2, 3]], [[0, 0, 0], [2, 2, 3]]])
@@ -172,6 +182,7 @@ def test_resize_positions():
         (lambda: tower(dataclasses.replace(CLIP, size=(8, 10))), '8x10 pixels is no multiple of the patch, 4'),
         (lambda: tower(dataclasses.replace(CLIP, stem=(4, 4, 4))), 'patch 4 cannot be halved by each of the 3 conv'),
         (lambda: tower(dataclasses.replace(CLIP, layer=-4)), 'layer -4 of a tower of depth 3'),
+        (lambda: tower(dataclasses.replace(CLIP, deep=(2,), layer=-2)), r'deep \(2,\) names blocks 0 to 1'),
         (lambda: tower(dataclasses.replace(CLIP, layer=0)), 'layer 0 of a tower of depth 3'),
         (lambda: tower(CLIP).enter(PIXELS[:, 0, 0].swapaxes(1, 2)), r'pictures of \(12, 8\) pixels'),
         (lambda: resize_positions(np.ones((4, 1)), (2, 2), (3, 3), method='area'), "'area'; choose one of"),

@@ -41,7 +41,7 @@ class Parts(nnx.Module):
     """AnomalyGPT's own parts, as its checkpoint holds them."""
 
     def __init__(self, c: PromptLearner.Config, depths: int, width: int, space: int, prompts: int, *, rngs: nnx.Rngs):
-        self.maps = MapDecoder(depths, width, space, (224, 224), rngs=rngs)
+        self.decoder = MapDecoder(depths, width, space, (224, 224), rngs=rngs)
         self.prompts = c.build(prompts, rngs=rngs)
 
 
@@ -57,7 +57,7 @@ def run_anomalygpt(r: Reference) -> Result:
     memory = jnp.stack([r.inputs[f'normal{i}'] for i in depths])
 
     def outputs(model: Any) -> dict[str, Any]:
-        maps = model.maps(patches, (4, 4), jnp.asarray(r.inputs['text']))
+        maps = model.decoder(patches, (4, 4), jnp.asarray(r.inputs['text']))
         found = maps[..., 1].mean(axis=0)
         kept = lambda x: x[:, None, ::8, ::8]
         return dict(

@@ -6,11 +6,14 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mmjax.models.inspector import Inspector, PromptLearner
 from mmjax.models.regions import Regions
 from mmjax.models.resnet import ResNet
 from mmjax.models.topdown import TopDown
+from mmjax.models.vlm import Vlm
 from mmjax.nn.gated_layer import Layer
 from mmjax.weights import (
+    anomalygpt,
     bart,
     bert,
     blip,
@@ -286,6 +289,23 @@ def test_public_names_and_shapes(layout, names):
     params = {path: np.zeros(shape, np.float32) for path, shape in shapes(config.build).items()}
     found = {key: tensor.shape for key, tensor in to_public(table, params)}
     assert {key: found.get(key) for key in names} == names
+
+
+def test_the_towers_of_anomalygpt_are_imagebinds():
+    pair, theirs = LAYOUTS['imagebind']()
+    tower = dataclasses.replace(pair.vision, keep_cls=True, deep=(0, 1))
+    learner = PromptLearner.Config(channels=(2,), last=3)
+    asking = Inspector.Config(text=pair.text, depths=2, space=pair.width, size=(8, 8), prompts=learner)
+    model = Vlm.Config(encoder=tower, connector=asking, decoder=of(llama, GROUPED)[0])
+    own = anomalygpt.table(learner, 2).under('connector/', '')
+    wanted = {path: shape for path, shape in shapes(model.build).items() if not path.startswith('decoder/')}
+    params = {path: np.random.default_rng(0).random(shape) for path, shape in wanted.items()}
+    ours = anomalygpt.towers_table(model)
+    named = {path for entry in (*ours.entries, *own.entries) for path in entry.paths}
+    assert named | {'connector/out/kernel', 'connector/out/bias'} == wanted.keys()
+    written = dict(to_public(ours, {path: params[path] for entry in ours.entries for path in entry.paths}))
+    names = {key for key, _ in to_public(theirs, {p: np.zeros(s) for p, s in shapes(pair.build).items()})}
+    assert names - written.keys() == {'modality_postprocessors.text.1.log_logit_scale'} and written.keys() < names
 
 
 def test_queries_are_read_out_of_a_whole_blip2():
