@@ -63,6 +63,7 @@ def test_losses_of_maps():
     np.testing.assert_allclose(focal(given, target), (-((1 - at) ** 2) * np.log(at)).mean(axis=(1, 2)), rtol=1e-3)
     area = np.asarray(target.sum(axis=(1, 2)))
     np.testing.assert_allclose(dice(p, target), 1 - (0.5 * area + 1) / (4 + area + 1), rtol=1e-5)
+    np.testing.assert_allclose(map_losses(given[None], target), focal(given, target) + dice(p, target), rtol=1e-6)
     assert map_losses(right[None], target).max() < 1e-4
     both = map_losses(jnp.stack([given, 1 - right]), target)
     np.testing.assert_allclose(both, map_losses(given[None], target) + map_losses(1 - right[None], target), rtol=1e-6)

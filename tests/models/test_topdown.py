@@ -56,6 +56,8 @@ def test_only_what_is_there_counts(model):
     plain = scores(model, batch())
     assert plain.shape == (2, 5) and np.ptp(plain) > 0
     np.testing.assert_array_equal(plain, scores(model, batch(fill=9.0)))  # regions behind the last
+    fewer = batch()._replace(features=batch().features[:, :, :3])
+    np.testing.assert_allclose(plain, scores(model, fewer), rtol=1e-6)
     np.testing.assert_allclose(plain, scores(model, batch(places=9)), rtol=1e-6)  # padding behind the words
     assert not np.allclose(plain, scores(model, batch(lengths=(3, 4)))[0])
     assert not np.allclose(plain, scores(model, batch(counts=(4, 1)))[0])
