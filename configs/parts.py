@@ -213,6 +213,7 @@ def palm(size: str) -> Decoder.Config:
         norm=norm,
         position=Rotary.Config(interleaved=True),
         tied=True,
+        embed_std=1.0,  # no norm follows the table, and the logits' scale undoes it
         logit_scale=s.width**-0.5,
     )
 
