@@ -351,12 +351,14 @@ T5 = dict(model_type='t5', d_model=16, d_ff=24, num_layers=1, num_heads=2, d_kv=
         ('T5ForConditionalGeneration', T5, 'a</s><pad>'),
         ('Blip2ForConditionalGeneration', dict(model_type='blip-2', text_config=T5), 'a</s><pad>'),
         ('Florence2ForConditionalGeneration', dict(model_type='florence2'), 'a</s></s><s>'),
+        ('BertForMaskedLM', dict(model_type='bert', hidden_size=16, num_attention_heads=2), '[CLS]a'),
     ],
 )
-def test_what_has_an_encoder_is_asked_as_it_was_trained(name, public, prompt, tmp_path):
-    words(tmp_path, ('<pad>', '<s>', '</s>', '<image>'))
+def test_what_reads_both_ways_is_asked_as_it_was_trained(name, public, prompt, tmp_path):
+    words(tmp_path, ('<pad>', '<s>', '</s>', '<image>', '[CLS]', '[SEP]'))
     public = {**public, 'architectures': [name]}
     found = architectures.read(public, 'config.json')
     made = derived(found, found.config(public), public, tmp_path)
     layout = made.layout.build(made.model.media_spec())
-    assert layout.tokenizer.decode(layout.prompt(Document([Text('a')])).tokens) == prompt
+    asked = layout.prompt(Document([Text('a', weight=0.0)]))
+    assert layout.tokenizer.decode(asked.tokens) == prompt and asked.span[0].tolist() == [0, 2]

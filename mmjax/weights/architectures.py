@@ -231,6 +231,9 @@ ARCHITECTURES = {
     'Qwen2ForCausalLM': _words('qwen2', qwen.qwen2, qwen.table),
     'Qwen3ForCausalLM': _words('qwen3', qwen.qwen3, qwen.table),
     'BartForConditionalGeneration': _words('bart', bart.config, bart.table, _written(templates.bart, overlong='cut')),
-    'BertForMaskedLM': _words('bert', bert.masked, bert.masked_table),
+    # A model that fills gaps reads both ways, and so does all that is only asked here.
+    'BertForMaskedLM': _words(
+        'bert', bert.masked, bert.masked_table, _written(_between('[CLS]', '[SEP]'), two_way_prompt=True)
+    ),
     'T5ForConditionalGeneration': _words('t5', t5.config, t5.table, _written(templates.t5, overlong='cut')),
 }
