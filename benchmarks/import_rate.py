@@ -10,6 +10,7 @@ the import ends. The memory is the whole process's at its peak.
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import resource
@@ -53,24 +54,23 @@ class Peak:
 
 def publish(folder: pathlib.Path, size: int, shard: int) -> None:
     """Writes a LLaVA of about `size` bytes."""
-    width, depth = 1024, 1
     public = dict(
         architectures=['LlavaForConditionalGeneration'],
         model_type='llava',
         text_config=dict(
-            model_type='llama', hidden_size=width, intermediate_size=2816, num_attention_heads=16, vocab_size=32064
+            model_type='llama', hidden_size=2048, intermediate_size=5632, num_attention_heads=16, vocab_size=32064
         ),
         vision_config=dict(hidden_size=256, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=4),
         torch_dtype='bfloat16',
     )
-    while True:
+
+    def tensors(depth: int) -> dict[str, tuple[int, ...]]:
         public['text_config']['num_hidden_layers'] = depth
         c = llava.config(public)
-        table = llava.table(c)
-        found = public_shapes(table, shapes(c.build))
-        if 2 * sum(int(np.prod(s)) for s in found.values()) >= size:
-            break
-        depth += 1
+        return public_shapes(llava.table(c), shapes(c.build))
+
+    one, two = (2 * sum(map(math.prod, tensors(depth).values())) for depth in (1, 2))
+    found = tensors(1 + max((size - one) // (two - one), 0))
     rng = np.random.default_rng(0)
     # Random signs and fractions between 1/128 and 1/64: as quick to make as bytes.
     bits = lambda s: rng.integers(0, 1 << 16, s, np.uint16) & 0x807F | 0x3C00

@@ -11,7 +11,7 @@ import tokenizers
 
 from mmjax.data.layout import Layout
 from mmjax.public import Request, import_checkpoint
-from mmjax.weights import fields, save, shapes, to_public
+from mmjax.weights import fields, gemma3, internvl, llava_next, paligemma, qwen_native, save, shapes, to_public
 from mmjax.weights.architectures import ARCHITECTURES
 from mmjax.weights.table import public_shapes
 from mmjax.workdir import read_run
@@ -155,6 +155,28 @@ def stored(folder):
     return np.concatenate([np.fromfile(p, meta['data_type']) for p in chunks]).reshape(meta['shape'])
 
 
+@pytest.mark.parametrize(
+    'name, module, spelling',
+    [
+        ('PaliGemma', paligemma, 'nested'),
+        ('PaliGemma', paligemma, 'flat'),
+        ('Gemma3', gemma3, 'nested'),
+        ('LlavaNext', llava_next, 'flat'),
+        ('InternVL', internvl, 'nested'),
+        ('Qwen2_5_VL', qwen_native, 'nested'),
+        ('Qwen3VL', qwen_native, 'flat'),
+    ],
+)
+def test_other_spellings_of_the_names_are_seen(name, module, spelling):
+    kind = ARCHITECTURES[f'{name}ForConditionalGeneration']
+    public = PUBLIC[f'{name}ForConditionalGeneration']
+    config = kind.config(public)
+    wanted = shapes(config.build)
+    names = public_shapes(module.table(config, spelling), wanted)
+    assert public_shapes(kind.table(config, public, set(names)), wanted) == names
+    assert public_shapes(kind.table(config, public, None), wanted) != names
+
+
 def test_every_class_is_tried():
     assert {name.split()[0] for name in PUBLIC} == set(ARCHITECTURES)
 
@@ -180,3 +202,16 @@ def test_fields_that_are_read_are_known():
 )
 def test_unknown_fields_are_named(public, said):
     assert fields.unknown(public) == said
+
+
+def test_what_configs_carry_from_training_and_generating_is_known():
+    """As in public files of CLIP, SmolVLM, Qwen2.5-VL, GPT-2 and Idefics."""
+    carried = (
+        'attention_dropout bos_token_id boi_token_index cache_implementation chunk_size_feed_forward '
+        'diversity_penalty do_sample early_stopping embd_pdrop encoder_no_repeat_ngram_size freeze_text_layers '
+        'forced_bos_token_id image_seq_length initializer_factor is_llama_config label2id length_penalty max_length '
+        'max_image_size n_ctx num_beams num_return_sequences output_attentions pixel_shuffle_factor pretraining_tp '
+        'repetition_penalty return_dict spatial_patch_size summary_type task_specific_params temperature top_k '
+        'tokenizer_class transformers_version typical_p use_cache _name_or_path'
+    )
+    assert fields.unknown(dict.fromkeys(carried.split(), 1)) == []
