@@ -233,6 +233,26 @@ def t5() -> Case:
     return Case('T5ForConditionalGeneration', config, inputs, 'a head of its own; heads wider than the model', outputs)
 
 
+def florence2() -> Case:
+    """Returns Florence-2: maps that are no multiple of their windows, prompts and answers of several lengths."""
+
+    def inputs(rng: np.random.Generator) -> Inputs:
+        rows = with_pictures(words(rng, (17, 13)), ((0,), (0,)), tokens=10)
+        labels = rng.integers(5, IMAGE, (2, 7))
+        labels[1, 5:] = -100
+        return dict(rows, labels=labels, pixel_values=pixels(rng, 2, 3, 96, 96))
+
+    tower = dict(embed_dim=(6, 12, 12, 18), depths=(1, 1, 2, 1), num_heads=(2, 3, 2, 3), num_groups=(3, 2, 4, 2))
+    tower |= dict(window_size=5, mlp_ratio=2.0, projection_dim=WIDTH, max_position_embeddings=4)
+    text = dict(model_type='bart', vocab_size=VOCAB, d_model=WIDTH, max_position_embeddings=40, encoder_layers=2)
+    text |= dict(decoder_layers=3, encoder_attention_heads=6, decoder_attention_heads=4, encoder_ffn_dim=56)
+    text |= dict(decoder_ffn_dim=72, pad_token_id=1, decoder_start_token_id=2, tie_word_embeddings=True)
+    outputs = read('logits', 'loss') | {'encoder_last': lambda out: out.encoder_last_hidden_state}
+    config = dict(vision_config=tower, text_config=text, image_token_id=IMAGE)
+    note = 'windows that do not fill a map; stacks of different depth and heads; padding on the right'
+    return Case('Florence2ForConditionalGeneration', config, inputs, note, outputs, kept=('pos_idx_to_embed',))
+
+
 CASES: dict[str, Case] = {
     'llama_grouped': language('LlamaForCausalLM', 'grouped heads, a head of its own'),
     'llama_tied': language(
@@ -268,4 +288,5 @@ CASES: dict[str, Case] = {
     'blip2': blip2(),
     'idefics': idefics(),
     'paligemma': paligemma(),
+    'florence2': florence2(),
 }

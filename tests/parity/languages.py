@@ -45,7 +45,8 @@ def run_florence(r: Reference) -> Result:
     config = florence2.config(r.config, side=x['pixel_values'].shape[-1])
     model, account, _ = load(config.build, florence2.table(config, florence2.layout_of(r.weights)), r)
     ids, mask, labels = x['input_ids'], x['attention_mask'], x['labels']
-    written = shifted(labels, r.config['text_config']['decoder_start_token_id'])
+    text = r.config['text_config']
+    written = shifted(labels, text['decoder_start_token_id'], text.get('pad_token_id', 1))
     slot = running(ids == r.config['image_token_id'])
     room = np.full((len(ids), labels.shape[1] + 1), -1, np.int32)
     media = dict(
@@ -55,7 +56,7 @@ def run_florence(r: Reference) -> Result:
     outputs = score_joined(model, batch, mask, labels)
     encode = lambda m: m.decoder.encode(m._fused(batch)[0], batch.span, batch.position)
     outputs['encoder_last'] = np.asarray(harness.run(encode, model))[:, : ids.shape[1]]
-    return Result(outputs, account)
+    return Result(outputs, account, {'encoder_last': mask == 1})
 
 
 def two_way(mask: np.ndarray) -> jnp.ndarray:
@@ -105,10 +106,10 @@ def outputs_of(values: np.ndarray, mask: np.ndarray, length: int) -> np.ndarray:
     return np.stack([values[b, n : n + length] for b, n in enumerate(mask.sum(axis=1))])
 
 
-def shifted(labels: np.ndarray, start: int) -> np.ndarray:
+def shifted(labels: np.ndarray, start: int, pad: int = 0) -> np.ndarray:
     """Returns the output that is read when `labels` are predicted: they, one place later, behind `start`."""
     begin = np.full_like(labels[:, :1], start)
-    return np.concatenate([begin, np.where(labels == IGNORE, 0, labels)[:, :-1]], axis=1)
+    return np.concatenate([begin, np.where(labels == IGNORE, pad, labels)[:, :-1]], axis=1)
 
 
 def score_joined(model: Vlm, batch: Batch, mask: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
