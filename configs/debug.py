@@ -15,6 +15,7 @@ from mmjax.data.beside import Beside
 from mmjax.data.states import States
 from mmjax.data.tiles import Tiles
 from mmjax.data.tokenizer import Bytes
+from mmjax.models.budget import BudgetVit
 from mmjax.models.connector import AttentionPool, Linear
 from mmjax.models.connector import Mlp as MlpConnector
 from mmjax.models.davit import Davit
@@ -51,6 +52,9 @@ FEWER: dict[type, Callable[[Any], dict[str, Any]]] = {
     ),
     Inspector.Config: lambda c: dict(depths=2, space=32, size=(32, 32), sharpness=10.0),
     PromptLearner.Config: lambda c: dict(channels=(8, 16, 16), last=2),
+    BudgetVit.Config: lambda c: dict(
+        width=WIDTH, depth=2, patch=4, grid=(12, 12), budget=36, places=13, position_std=0.5
+    ),
     Patches.Config: lambda c: dict(patch=8, grid=(4, 4)),
     GatedConnector.Config: lambda c: dict(hidden=2 * WIDTH),
     GridResampler.Config: lambda c: dict(queries=(2, 2)),

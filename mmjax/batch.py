@@ -58,6 +58,7 @@ class MediaSpec:
     text: bool = True  # False: the model reads pictures alone, and words are left out
     varying: bool = False  # pictures keep their aspect, so that sizes differ
     state_width: int = 0  # length of a State vector; 0: the model reads none
+    budget: int = 0  # of varying pictures: the most patches of one; 0: all that height x width holds
     multiple: int = 1  # rows and columns of patches are whole numbers of it
     temporal: int = 1  # frames that one row of the grid's first axis stands for
     axes: int = 1  # of a token's position: 3 for time, row, column

@@ -32,8 +32,8 @@ FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'AVIF', 'JPEG2000
 # Pillow's own bound for a possible decompression bomb: 268 MB of RGB, e.g. 9,459 x 9,459.
 MAX_PIXELS = 89_478_485
 HEADER_BYTES = 1 << 18
-MODES = ('squash', 'pad', 'crop', 'inside', 'whole')
-KEPT = ('inside', 'whole')  # pictures keep their size and stand at the top left
+MODES = ('squash', 'pad', 'crop', 'inside', 'whole', 'budget')
+KEPT = ('inside', 'whole', 'budget')  # pictures keep their shape and stand at the top left
 
 
 class BadImage(BadDocument):
@@ -79,14 +79,16 @@ class Fit:
         """How a picture meets height x width: stretched, padded to the centre, cut to the centre, or kept inside.
 
         'inside' shrinks only what is too large, puts it at the top left and fills the rest; `grid` counts its patches.
-        'whole' does too, but stretches the picture to the nearest whole number of patches.
+        'whole' does too, but stretches the picture to the nearest whole number of patches. 'budget' makes it as large
+        or as small as its number of patches, which is at most `budget`, allows (Pix2Struct).
         """
 
         height: int
         width: int
-        mode: str = 'squash'  # squash, pad, crop, inside
+        mode: str = 'squash'  # squash, pad, crop, inside, whole, budget
         fill: tuple[int, int, int] = (122, 116, 104)  # the mean colour of CLIP's pictures
         patch: int = 1
+        budget: int = 0  # of patches
         # Pictures more than twice as large as needed are first shrunk by a whole number, JPEGs as they are decoded:
         # a photograph of 12 megapixels takes 34 ms in place of 120, and its pixels change by 0.2 of 255 in the mean.
         shrink_first: bool = True
@@ -98,6 +100,11 @@ class Fit:
             if min(self.height, self.width, self.patch) < 1:
                 raise ValueError(
                     f'fit: height={self.height}, width={self.width}, patch={self.patch}; all must be at least 1'
+                )
+            if (self.mode == 'budget') != (self.budget > 0):
+                raise ValueError(
+                    f'fit: mode {self.mode!r} with a budget of {self.budget} patches; a model with a budget needs the '
+                    "mode 'budget' (layout.fit), others have none"
                 )
             if self.height % self.patch or self.width % self.patch:
                 raise ValueError(
@@ -143,11 +150,14 @@ class Fit:
 
     def _inside(self, size: tuple[int, int]) -> tuple[int, int]:
         """Returns the size that a picture takes inside the limits: its own, or shrunk, its shape kept."""
-        (w, h), width, height = size, self.config.width, self.config.height
+        (w, h), width, height, patch = size, self.config.width, self.config.height, self.config.patch
+        if self.config.mode == 'budget':
+            scale = min(math.sqrt(self.config.budget * (patch / h) * (patch / w)), width / w, height / h)
+            return max(math.floor(scale * w / patch), 1) * patch, max(math.floor(scale * h / patch), 1) * patch
         if w > width or h > height:
             w, h = (width, max(1, h * width // w)) if w * height >= h * width else (max(1, w * height // h), height)
         if self.config.mode == 'whole':
-            w, h = (max(1, round(n / self.config.patch)) * self.config.patch for n in (w, h))
+            w, h = (max(1, round(n / patch)) * patch for n in (w, h))
         return w, h
 
     def _window(self, size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -58,7 +58,7 @@ class Layout:
         beside: Beside.Config | States.Config | None = None  # the words that a connector reads beside each picture
         answers: AnswerList.Config | None = None  # what the model chooses from; None: it writes
         state: str = '<state>'  # the special token where a state stands
-        fit: str = 'squash'  # squash, pad, crop, inside
+        fit: str = 'squash'  # squash, pad, crop, inside, whole, budget
         fill: tuple[int, int, int] = (122, 116, 104)  # colour of what a picture does not cover
         sees: str = 'last'  # cross-attention: text looks at the last picture, at all so far, or at the next
         two_way_prompt: bool = False  # what stands before the first learnt token sees itself both ways
@@ -95,8 +95,8 @@ class Layout:
         self.fit = None
         if spec.tokens and not spec.features:
             unit = spec.patch * spec.multiple
-            fit = Fit.Config(height=spec.height, width=spec.width, mode=c.fit, fill=c.fill, patch=unit)
-            self.fit = fit.build()
+            size = dict(height=spec.height, width=spec.width, budget=spec.budget)
+            self.fit = Fit.Config(**size, mode=c.fit, fill=c.fill, patch=unit).build()
         self._check()
         self._writer = Writer(self.tokenizer, c.image, c.text, c.coordinates, spec, self.fit, c.state, c.tiles)
 
@@ -322,7 +322,8 @@ class Layout:
         rows, columns = spec.grid(spec.frames, spec.height // spec.patch, spec.width // spec.patch)
         ends = len(self.tokenizer.encode(c.image.row_end)) * rows
         around = len(self.tokenizer.encode(c.image.before + c.image.after))
-        longest = 0 if spec.apart else (rows * columns + ends if spec.in_sequence else 1) + around
+        most = min(rows * columns, spec.tokens)
+        longest = 0 if spec.apart else (most + ends if spec.in_sequence else 1) + around
         if c.tiles:
             longest = c.tiles.longest(columns) + around
         if longest > c.max_tokens:

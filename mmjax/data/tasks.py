@@ -37,11 +37,13 @@ class Task:
 
 @dataclasses.dataclass(kw_only=True)
 class Chat(Task):
-    """Gives each piece a role: what is learnt the assistant says, all else the user."""
+    """Gives each piece a role: what is learnt the assistant says, or another `speaker`, and all else the user."""
+
+    speaker: str = 'assistant'
 
     def __call__(self, document: Document) -> Document:
         """Returns the document with roles."""
-        roles = ['assistant' if piece.weight > 0 else 'user' for piece in document.pieces]
+        roles = [self.speaker if piece.weight > 0 else 'user' for piece in document.pieces]
         return dataclasses.replace(document, meta={**document.meta, 'roles': roles})
 
 

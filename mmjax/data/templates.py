@@ -63,14 +63,20 @@ class TextFormat:
     system_turn: Turn = dataclasses.field(default_factory=Turn)
     user: Turn = dataclasses.field(default_factory=Turn)
     assistant: Turn = dataclasses.field(default_factory=lambda: Turn(weight=1.0))
+    modes: dict[str, Turn] = dataclasses.field(default_factory=dict)  # further roles, by whose signs one is asked for
+
+    @property
+    def turns(self) -> dict[str, Turn]:
+        """The strings of every role."""
+        return {'user': self.user, 'assistant': self.assistant, 'system': self.system_turn, **self.modes}
 
     def turn(self, role: str) -> Turn | None:
         """Returns the strings of a role, None for one that does not exist."""
-        return {'system': self.system_turn, 'user': self.user, 'assistant': self.assistant}.get(role)
+        return self.turns.get(role)
 
     def special_tokens(self) -> tuple[str, ...]:
         """Returns the special tokens that this format writes."""
-        turns = [text for t in (self.system_turn, self.user, self.assistant) for text in (t.before, t.lead, t.after)]
+        turns = [text for t in self.turns.values() for text in (t.before, t.lead, t.after)]
         seam = (self.input_end, self.output_start)
         return specials_in(self.start, self.system, *turns, self.chunk_end, *seam, self.end)
 
@@ -101,6 +107,13 @@ def kosmos() -> Format:
     """<s><image> [picture] </image>words</s>, as KOSMOS-1 and 2 write documents."""
     # The places of the picture hold the id of <image> once more: their embedding is never looked at.
     return Format(image=ImageFormat(before='<image>', after='</image>'), text=TextFormat(start='<s>', end='</s>'))
+
+
+def kosmos25() -> Format:
+    """<s><image> [picture] </image><ocr>words</s>, or with <md> for markdown: two ways to read a page."""
+    mode = lambda sign: Turn(before=sign, weight=1.0)
+    text = TextFormat(start='<s>', end='</s>', modes={'ocr': mode('<ocr>'), 'md': mode('<md>')})
+    return Format(image=ImageFormat(placeholder='<s>', before='<image>', after='</image>'), text=text)
 
 
 def vicuna() -> Format:

@@ -202,7 +202,7 @@ class Writer:
             raise BadDocument(document.key, 'roles missing', f'{len(roles)} roles for {len(document.pieces)} pieces')
         for role in roles:
             if self.text.turn(role) is None:
-                raise BadDocument(document.key, 'unknown role', f'{role!r}, known are user, assistant and system')
+                raise BadDocument(document.key, 'unknown role', f'{role!r}, known are {", ".join(self.text.turns)}')
         return roles
 
     def _piece(self, page: Page, document: Document, piece: Piece, weight: float, number: int, sizes: '_Sizes') -> None:

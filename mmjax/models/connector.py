@@ -104,6 +104,7 @@ class AttentionPool(nnx.Module):
         attn: Attention.Config
         queries: int = 64
         unit: bool = False  # features are scaled to length 1 first
+        padding: bool = False  # queries also see the padding behind a medium's features (KOSMOS-2.5)
 
         def grid(self, frames: int, features: Grid) -> Grid:
             """Returns the (rows, columns) of a medium's tokens."""
@@ -116,7 +117,7 @@ class AttentionPool(nnx.Module):
             return AttentionPool(self, width_in, width or width_in, frames, rngs=rngs)
 
     def __init__(self, c: Config, width_in: int, width: int, frames: int, *, rngs: nnx.Rngs):
-        self.unit, self.width = c.unit, width
+        self.unit, self.padding, self.width = c.unit, c.padding, width
         self.dense = layers.Linear(width_in, width, bias=True, spec=w_DE, rngs=rngs)
         self.time = parameter(normal(rngs.params(), (frames, width), 0.02), w_LD) if frames > 1 else None
         self.latents = parameter(normal(rngs.params(), (c.queries, width), 1.0), w_LD)
@@ -131,6 +132,7 @@ class AttentionPool(nnx.Module):
         self, features: Float[Array, 'N n E'], count: Int[Array, 'N']
     ) -> tuple[Float[Array, 'N Q D'], Float[Array, 'N S D'], Int[Array, 'N Q 2']]:
         """Returns the queries, what they look at, and the span that each sees."""
+        count = jnp.full_like(count, features.shape[1]) if self.padding else count
         x = self.dense(unit(features) if self.unit else features)
         x = x if self.time is None else with_time(x, self.time[...])
         return beside(sharding.broadcast_rows(self.latents[...], x.shape[0]), x, count)

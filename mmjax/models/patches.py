@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from mmjax.models.vision import normalise, patches
 from mmjax.nn.layers import Linear
@@ -75,11 +75,14 @@ class Patches(nnx.Module):
 
 
 def compact(
-    x: Float[Array, 'B M T P D'], size: Int[Array, 'B M 3'], grid: tuple[int, int]
-) -> Float[Array, 'B M T P D']:
-    """Moves the r * c used patches of every frame to its front, in raster order; what follows them is arbitrary."""
-    columns = jnp.maximum(size[..., 2], 1)[..., None]
-    p = jnp.arange(grid[0] * grid[1])
-    index = jnp.minimum(p // columns * grid[1] + p % columns, p[-1])
+    x: Shaped[Array, 'B M T P D'], size: Int[Array, 'B M 3'], grid: tuple[int, int], most: int | None = None
+) -> Shaped[Array, 'B M T Q D']:
+    """Moves the r * c used patches of every frame to its front, in raster order; what follows them is arbitrary.
+
+    most: how many places to fill; None: as many as there are patches.
+    """
+    columns, last = jnp.maximum(size[..., 2], 1)[..., None], grid[0] * grid[1] - 1
+    p = jnp.arange(most or last + 1)
+    index = jnp.minimum(p // columns * grid[1] + p % columns, last)
     take = jax.vmap(jax.vmap(lambda x, i: x[:, i]))
     return take(x, index)

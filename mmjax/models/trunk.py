@@ -139,6 +139,7 @@ class Trunk(nnx.Module):
         media_span: Int[Array, 'B L 2'] | None = None,
         expert: Int[Array, 'B L'] | None = None,
         deep: Float[Array, 'G B L D'] | None = None,
+        kind: Int[Array, 'B L'] | None = None,
     ) -> tuple[Float[Array, 'B L D'], Cache]:
         """Reads a prompt: returns what __call__ does, and the cache with places 0..L-1 written, media too."""
         kept = None
@@ -147,7 +148,8 @@ class Trunk(nnx.Module):
             kept = jax.lax.scan(lambda _, block: (None, block.keys_values(media)), None, self.xattn)[1]
             kept = jax.tree.map(lambda x: x.astype(cache.text.k.dtype), kept)
         more = dict(kept=kept, media_span=media_span, expert=expert, deep=deep)
-        hidden, text = self._fold(self.enter(x, position), span, position, text=cache.text, **more)
+        x = self.enter(x, position, kind)
+        hidden, text = self._fold(x, span, position, text=cache.text, **more)
         return hidden, Cache(text, kept)
 
     def step(

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.batch import Batch, MediaSpec
 from mmjax.models import connector
+from mmjax.models.budget import BudgetVit
 from mmjax.models.davit import Davit
 from mmjax.models.decoder import Cache, Decoder
 from mmjax.models.deepstack import DeepStack
@@ -35,7 +36,7 @@ from mmjax.models.vision import Vit
 from mmjax.nn.layers import Unembedding, normal, parameter
 from mmjax.sharding import b_D, broadcast_rows, reshape_rows
 
-Encoder = Vit.Config | Patches.Config | NativeVit.Config | Davit.Config | Regions.Config
+Encoder = Vit.Config | Patches.Config | NativeVit.Config | BudgetVit.Config | Davit.Config | Regions.Config
 Connector = (
     connector.Linear.Config
     | connector.Mlp.Config
@@ -63,6 +64,7 @@ class Vlm(nnx.Module):
         fusion: Splice.Config | CrossAttention.Config = dataclasses.field(default_factory=Splice.Config)
         frames: int = 1  # the most frames of one medium
         per_second: float = 0.0  # positions of time a second of video, where positions have three axes
+        signs: int = 0  # tokens on either side of a medium that are of its kind, where the decoder knows two kinds
         newline: bool = False  # each medium has one token more, learned, that ends the rows of tiled pictures
 
         def media_spec(self) -> MediaSpec:
@@ -73,12 +75,15 @@ class Vlm(nnx.Module):
             if self.encoder is None:
                 return MediaSpec(in_sequence=in_sequence, encodes=encodes, state_width=state_width, axes=axes)
             token_rows, token_columns = self.token_grid(self.frames, *self.encoder.grid)
+            budget = getattr(self.encoder, 'budget', 0)
+            tokens = min(token_rows * token_columns, budget or token_rows * token_columns)
             return MediaSpec(
                 height=self.encoder.size[0],
                 width=self.encoder.size[1],
                 frames=self.frames,
                 patch=self.encoder.patch,
-                tokens=token_rows * token_columns + self.newline,
+                budget=budget,
+                tokens=tokens + self.newline,
                 newline=self.newline,
                 axes=axes,
                 grid=self.token_grid,
@@ -119,7 +124,7 @@ class Vlm(nnx.Module):
         @property
         def varying(self) -> bool:
             """Says whether pictures keep their aspect."""
-            return isinstance(self.encoder, Patches.Config | NativeVit.Config | Regions.Config) and self.encoder.varying
+            return getattr(self.encoder, 'varying', False)
 
         @property
         def squares(self) -> int:
@@ -141,9 +146,10 @@ class Vlm(nnx.Module):
             return Vlm(self, rngs=rngs)
 
     def __init__(self, c: Config, *, rngs: nnx.Rngs):
-        if c.varying and c.frames > 1 and isinstance(c.encoder, Patches.Config):
+        if c.varying and c.frames > 1 and isinstance(c.encoder, Patches.Config | BudgetVit.Config):
             raise ValueError(
-                f'frames={c.frames} with pictures of varying size: set Patches.Config.varying=False for videos'
+                f'frames={c.frames} with pictures of varying size: set Patches.Config.varying=False for videos, or use '
+                'another encoder than BudgetVit'
             )
         if c.varying and getattr(c.connector, 'merge', 1) != c.squares:
             raise ValueError(
@@ -160,6 +166,12 @@ class Vlm(nnx.Module):
                 'the decoder of a Seq2seq looks at its encoder, not at media: set Vlm.Config.fusion to Splice, and '
                 'media stand among the words of the input'
             )
+        kinds = getattr(c.decoder, 'kinds', 0)
+        if kinds not in (0, 2) or (kinds and isinstance(c.fusion, CrossAttention.Config)):
+            raise ValueError(
+                f'a decoder with {kinds} kinds of tokens: here the second kind are media among the words, so '
+                'there are two and Vlm.Config.fusion is Splice; or set kinds to 0'
+            )
         if c.newline and isinstance(c.fusion, CrossAttention.Config):
             raise ValueError(
                 'Vlm.Config.newline ends rows of tiles among the words: set fusion to Splice, or newline to False'
@@ -170,7 +182,7 @@ class Vlm(nnx.Module):
                 'set Vlm.Config.fusion to Splice or expert to None'
             )
         self.extra_features, self.words, self.squares = c.extra_features, c.words, c.squares
-        self.temporal = c.temporal
+        self.temporal, self.signs = c.temporal, c.signs
         self.varying, self.deep = c.varying, getattr(c.connector, 'levels', 0)
         if self.deep and (c.state or c.newline or encodes):
             raise ValueError('DeepStack with states, Vlm.Config.newline or a Seq2seq: those enter at one depth only')
@@ -278,6 +290,8 @@ class Vlm(nnx.Module):
         if not self.crossing:
             # Of a Seq2seq, the decoder's tokens look at places of the row.
             beside = {} if batch.media_span is None else dict(media_span=batch.media_span)
+            if getattr(self.decoder, 'kinds', None) is not None and batch.slot is not None:
+                beside['kind'] = of_media(batch.slot, self.signs).astype(jnp.int32)
             if media is None:
                 return text, beside
             own, *deep = jnp.split(media, 1 + self.deep, axis=-1)
@@ -289,6 +303,19 @@ class Vlm(nnx.Module):
             media = jnp.zeros_like(text[:, :1], shape=(text.shape[0], 1, self.media_width))
             span = jnp.zeros_like(batch.span)
         return text, dict(media=media, media_span=span)
+
+
+def of_media(slot: Int[Array, 'B L'], signs: int) -> Bool[Array, 'B L']:
+    """Says which tokens belong to media, their signs on either side included (signs = 1).
+
+    slot   - - 0 1 2 - -
+           . 1 1 1 1 1 .
+    """
+    there = slot >= 0
+    for _ in range(signs):
+        padded = jnp.pad(there, ((0, 0), (1, 1)))
+        there = there | padded[:, 2:] | padded[:, :-2]
+    return there
 
 
 def together(x: Float[Array, 'N P D'], count: Int[Array, 'N'], frames: int) -> Float[Array, 'N P D']:

@@ -22,6 +22,7 @@ from mmjax.weights import (
     idefics,
     internvl,
     kosmos2,
+    kosmos25,
     llama,
     llava,
     llava_next,
@@ -217,6 +218,12 @@ ARCHITECTURES = {
     ),
     'CLIPModel': _plain(
         'clip', clip.clip, clip.clip_table, _written(_between('<|startoftext|>', '<|endoftext|>'), fit='crop')
+    ),
+    'Kosmos2_5ForConditionalGeneration': _plain(
+        'kosmos-2.5',
+        kosmos25.config,
+        kosmos25.table,
+        _written(templates.kosmos25, dialects.kosmos_2_5, fit='budget'),
     ),
     'SiglipModel': _plain('siglip', clip.siglip, clip.siglip_table),
     'ViTMAEForPreTraining': _plain('vit_mae', vit.mae, vit.mae_table),

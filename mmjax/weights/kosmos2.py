@@ -23,20 +23,22 @@ _OUT = ('q_proj', 'k_proj', 'v_proj', 'out_proj')
 
 def config(public: Mapping[str, Any]) -> Vlm.Config:
     """Returns our config of a config.json."""
-    decoder = _decoder(public['text_config'])
-    heads = decoder.block.attn.heads
+    text = decoder(public['text_config'])
     return Vlm.Config(
         encoder=clip.vision(public['vision_config'], keep_cls=True),
-        connector=AttentionPool.Config(
-            attn=Attention.Config(heads=heads, q_bias=True, k_bias=True, v_bias=True, o_bias=True),
-            queries=public.get('latent_query_num', 64),
-            unit=True,
-        ),
-        decoder=decoder,
+        connector=pool(text, public.get('latent_query_num', 64)),
+        decoder=text,
     )
 
 
-def _decoder(public: Mapping[str, Any]) -> Decoder.Config:
+def pool(text: Decoder.Config, queries: int, **ours: Any) -> AttentionPool.Config:
+    """Returns our config of the connector before a text model, which has as many heads."""
+    attn = Attention.Config(heads=text.block.attn.heads, q_bias=True, k_bias=True, v_bias=True, o_bias=True)
+    return AttentionPool.Config(attn=attn, queries=queries, unit=True, **ours)
+
+
+def decoder(public: Mapping[str, Any]) -> Decoder.Config:
+    """Returns our config of a text model."""
     width = public.get('embed_dim', 2048)
     scale = Norm.Config(eps=public.get('layer_norm_eps', 1e-5))
     block = Block.Config(
@@ -71,25 +73,33 @@ def _decoder(public: Mapping[str, Any]) -> Decoder.Config:
 
 def table(c: Vlm.Config) -> Table:
     """Returns the names of a checkpoint."""
-    pool = (
-        *linear('connector/dense', 'image_to_text_projection.dense'),
-        Entry('connector/latents', 'image_to_text_projection.latent_query', Same()),
-        *attention('connector/attn', 'image_to_text_projection.x_attn', names=_OUT, bias=True, out_bias=True),
-    )
     return (
         clip.vision_table(c.encoder).under('encoder/', 'vision_model.model.')
-        + Table(pool)
-        + _decoder_table(c.decoder).under('decoder/', 'text_model.')
+        + pool_table().under('connector/', 'image_to_text_projection.')
+        + decoder_table(c.decoder).under('decoder/', 'text_model.')
     )
 
 
-def _decoder_table(c: Decoder.Config) -> Table:
+def pool_table() -> Table:
+    """Returns the names of the connector."""
+    return Table(
+        (
+            *linear('dense', 'dense'),
+            Entry('latents', 'latent_query', Same()),
+            *attention('attn', 'x_attn', names=_OUT, bias=True, out_bias=True),
+        )
+    )
+
+
+def decoder_table(c: Decoder.Config) -> Table:
+    """Returns the names of a text model."""
     layers, key = range(c.depth), 'model.layers.{layer}'
+    inner = norm('blocks/attn/inner_norm', f'{key}.self_attn.inner_attn_ln', layers=layers)
     entries = (
         *words('embed/table', 'model.embed_tokens', (c.vocab,)),
         *norm('blocks/attn_norm', f'{key}.self_attn_layer_norm', layers=layers),
         *attention('blocks/attn', f'{key}.self_attn', names=_OUT, bias=True, out_bias=True, layers=layers),
-        *norm('blocks/attn/inner_norm', f'{key}.self_attn.inner_attn_ln', layers=layers),
+        *(inner if c.block.attn.inner_norm else ()),
         *norm('blocks/mlp_norm', f'{key}.final_layer_norm', layers=layers),
         *linear('blocks/mlp/up', f'{key}.ffn.fc1', layers=layers),
         *norm('blocks/mlp/inner_norm', f'{key}.ffn.ffn_layernorm', layers=layers),

@@ -51,6 +51,7 @@ COUNTS = {
     'flamingo.py:80b': (80e9, flamingo_lacks('70b', 12)),
     'kosmos1.py': (1.6e9, {'1342 M + 303 M are rounded to 1.3 + 0.3, the pool is left out': -64.2 * M}),
     'kosmos2.py': (1664.5 * M, {}),
+    'kosmos25.py': (1374.6 * M, {}),
     'llava.py:7b': (7063.4 * M, {}),
     'llava.py:13b': ((13015.9 + 303.5 + 31.5) * M, {}),  # LLaMA, tower, projector
     'shikra.py:7b': ((6738.4 + 303.2 + 4.2) * M, {}),

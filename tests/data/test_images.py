@@ -216,7 +216,8 @@ def test_size_does_not_decode(monkeypatch):
 
 
 def fit(mode: str, height: int = 32, width: int = 48, **options) -> images.Fit:
-    return images.Fit.Config(height=height, width=width, mode=mode, **options).build()
+    budget = dict(budget=height * width // 2) if mode == 'budget' else {}
+    return images.Fit.Config(height=height, width=width, mode=mode, **{**budget, **options}).build()
 
 
 @pytest.mark.parametrize('size', [(64, 48), (31, 200), (300, 17), (7, 5), (1, 1), (48, 32)])
@@ -264,6 +265,22 @@ def test_inside_keeps_the_shape_and_counts_patches(size, used, grid):
     assert (array[used[1] :] == (1, 2, 3)).all() and (array[:, used[0] :] == (1, 2, 3)).all()
 
 
+@pytest.mark.parametrize(
+    'size, grid',
+    [
+        ((1700, 2200), (72, 56)),  # a page, letter
+        ((850, 1100), (72, 56)),  # half as large
+        ((1024, 1024), (64, 64)),
+        ((4000, 500), (16, 128)),  # longer than the grid is wide
+        ((9, 4000), (128, 1)),
+    ],
+)
+def test_a_budget_of_patches_is_used_up_by_every_shape(size, grid):
+    f = fit('budget', 2048, 2048, patch=16, budget=4096)
+    shown = pytest.approx((0, 0, grid[1] / 128, grid[0] / 128))
+    assert f.grid(size) == grid and f.boxes_in((0.0, 0.0, 1.0, 1.0), size) == shown
+
+
 def test_grid_of_other_modes_is_the_whole_picture():
     assert fit('squash', 28, 56, patch=14).grid((999, 3)) == (2, 4)
 
@@ -308,6 +325,8 @@ def test_absurd_shapes_do_not_eat_the_memory():
         ({'mode': 'stretch'}, 'squash, pad, crop, inside'),
         ({'height': 0}, 'at least 1'),
         ({'patch': 5}, 'whole number of patches'),
+        ({'mode': 'budget'}, 'a budget of 0 patches'),
+        ({'budget': 9}, "mode 'squash' with a budget of 9 patches"),
     ],
 )
 def test_bad_fits_are_refused(options, complaint):

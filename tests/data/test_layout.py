@@ -12,6 +12,7 @@ from mmjax.data.check import check
 from mmjax.data.coordinates import Numbers
 from mmjax.data.layout import Layout
 from mmjax.data.pipeline import finite
+from mmjax.data.tasks import Chat
 from mmjax.data.templates import ImageFormat, TextFormat
 from mmjax.data.tokenizer import Bytes, HuggingFace, SentencePiece
 from mmjax.document import BadDocument, Document, Generate, Image, Region, State, Text, Video
@@ -231,6 +232,17 @@ def test_formats_of_chats(name, whole, learns):
     (laid,) = layout(Document([PICTURE, Text('Q'), Text('A')], meta={'roles': ['user', 'user', 'assistant']}))
     written = text(laid, layout).replace(f.text.system or 'none', 'SYSTEM')
     assert (written, learnt(laid, layout)) == (whole, learns)
+
+
+@pytest.mark.parametrize('mode', ['ocr', 'md'])
+def test_a_mode_is_asked_for_by_its_sign(mode):
+    f = templates.kosmos25()
+    layout = build(special=f.special_tokens(), image=f.image, text=f.text)
+    document = Chat(speaker=mode)(Document([PICTURE, Text('A')]))
+    (laid,) = layout(document)
+    asked = f'<s><image><s><s></image><{mode}>'
+    assert (text(laid, layout), learnt(laid, layout)) == (f'{asked}A</s>', 'A</s>')
+    assert text(layout.prompt(document.split()[0]), layout) == asked
 
 
 def test_chunks_close_before_the_next_picture():

@@ -47,7 +47,9 @@ SYSTEMS = {
     'deep': dataclasses.replace(
         system(decoder=systems.AXES), encoder=systems.NATIVE, connector=systems.DEEP, state=None
     ),
-    'expert': dataclasses.replace(system(decoder=systems.EXPERT), connector=systems.ENDS),
+    'expert, kinds': dataclasses.replace(
+        system(decoder=dataclasses.replace(systems.EXPERT, kinds=2)), connector=systems.ENDS, signs=1
+    ),
 }
 
 

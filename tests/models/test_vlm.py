@@ -4,6 +4,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import systems
@@ -12,8 +13,10 @@ from jax.sharding import NamedSharding
 from systems import CONNECTORS, ENCODERS, FUSIONS, forward, gradient, jit, lay, system
 
 from mmjax import sharding
+from mmjax.models.budget import BudgetVit
 from mmjax.models.patches import Patches
 from mmjax.models.resampler import Resampler
+from mmjax.models.vlm import of_media
 from mmjax.objectives.next_token import next_token
 from mmjax.params import Skeleton, flatten
 from mmjax.sharding import ROWS, P
@@ -103,6 +106,19 @@ def test_media_spec(encoder, connector, frames, size, grid, tokens):
     assert not system(fusion='cross').media_spec().in_sequence
 
 
+@pytest.mark.parametrize('signs, kinds', [(0, '..111..1'), (1, '.1111111'), (2, '11111111')])
+def test_media_and_their_signs_are_of_one_kind(signs, kinds):
+    slot = jnp.array([[-1, -1, 0, 1, 2, -1, -1, 0]], jnp.int32)
+    assert ''.join('.1'[int(one)] for one in np.asarray(of_media(slot, signs))[0]) == kinds
+
+
+def test_a_budget_is_the_most_tokens_of_a_picture():
+    c = system(connector='linear', encoder='vit', state=None)
+    tower = BudgetVit.Config(patch=4, grid=(4, 6), budget=8, width=16, depth=1, block=systems.BLOCK)
+    spec = dataclasses.replace(c, encoder=tower).media_spec()
+    assert (spec.tokens, spec.budget, spec.varying, spec.height, spec.width) == (8, 8, True, 16, 24)
+
+
 @pytest.mark.parametrize(
     'changes, words',
     [
@@ -110,6 +126,8 @@ def test_media_spec(encoder, connector, frames, size, grid, tokens):
         (dict(encoder=Patches.Config(patch=4, grid=(2, 3)), frames=2), 'varying'),
         (dict(connector=Resampler.Config(order=2)), 'order'),
         (dict(decoder=systems.EXPERT, fusion=FUSIONS['cross']), 'expert'),
+        (dict(decoder=dataclasses.replace(systems.DECODER, kinds=3)), 'kinds'),
+        (dict(decoder=dataclasses.replace(systems.DECODER, kinds=2), fusion=FUSIONS['cross']), 'kinds'),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, words):

@@ -64,6 +64,7 @@ CASES: dict[str, Callable[[Reference], Result]] = {
     'InstructBlipForConditionalGeneration': blip.run_blip2,
     'InstructBlipVideoForConditionalGeneration': blip.run_blip2,
     'Kosmos2ForConditionalGeneration': cases.run_kosmos2,
+    'Kosmos2_5ForConditionalGeneration': spliced.run_kosmos25,
     'InternVLForConditionalGeneration': spliced.run_internvl,
     'LlamaForCausalLM': cases.language_model(llama.config, llama.table),
     'LlavaForConditionalGeneration': cases.run_llava,

@@ -11,7 +11,7 @@ from references import Reference
 
 from mmjax.data import masks
 from mmjax.models.vlm import Vlm
-from mmjax.weights import cogvlm, gemma3, internvl, llava, llava_next, paligemma, qwen_vl, smolvlm
+from mmjax.weights import cogvlm, gemma3, internvl, kosmos25, llava, llava_next, paligemma, qwen_vl, smolvlm
 
 
 def run_cogvlm(r: Reference) -> Result:
@@ -88,6 +88,32 @@ def run_gemma3(r: Reference) -> Result:
     batch = text_batch(ids, mask, slot=slot, span=span, **media)
     outputs = score(model, batch, r.inputs.get('labels'))
     outputs['image_hidden_states'] = harness.run(lambda m: m.media(batch), model)
+    return Result(outputs, account, masked(r, mask))
+
+
+def run_kosmos25(r: Reference) -> Result:
+    """Runs Kosmos2_5ForConditionalGeneration; its patches come cut, and are put together again."""
+    flat = r.inputs['flattened_patches']
+    places = flat[..., :2].astype(int)
+    rows, columns = places[0].max(axis=0)
+    # The grid is larger than the picture, so that some of it stays unused.
+    config = kosmos25.config(r.config, grid=(int(rows) + 1, int(columns) + 2), budget=flat.shape[1])
+    # The reference's signs of pictures count as words.
+    config.signs = 0
+    model, account, _ = load(config.build, kosmos25.table(config), r)
+    patch, pixels = config.encoder.patch, np.zeros((len(flat), 1, 1, *config.encoder.size, 3), np.float32)
+    for row, cut, (y, x) in (
+        (b, *rest) for b in range(len(flat)) for rest in zip(flat[b, :, 2:], places[b], strict=True)
+    ):
+        if y:
+            there = np.s_[(y - 1) * patch : y * patch, (x - 1) * patch : x * patch]
+            pixels[row, 0, 0][there] = cut.reshape(patch, patch, 3)
+    size = np.broadcast_to(np.array([1, rows, columns], np.int32), (len(flat), 1, 3))
+    ids, mask = r.inputs['input_ids'], r.inputs['attention_mask']
+    slot = running(r.inputs['image_embeds_position_mask'] == 1)
+    batch = text_batch(ids, mask, slot=slot, pixels=pixels, media_size=size)
+    outputs = score(model, batch, r.inputs.get('labels'))
+    outputs['image_embeds'] = harness.run(lambda m: m.media(batch), model)
     return Result(outputs, account, masked(r, mask))
 
 

@@ -65,6 +65,7 @@ NAMES = [
     'qwen_vl',
     'paligemma',
     'gemma3_mm',
+    'kosmos2_5',
     'smolvlm',
     'internvl',
     'butd_vqa',

@@ -28,6 +28,7 @@ from mmjax.weights import (
     idefics,
     imagebind,
     kosmos2,
+    kosmos25,
     llama,
     llava,
     openai_clip,
@@ -70,6 +71,17 @@ KOSMOS2 = dict(
     vision_config=VISION,
     latent_query_num=3,
 )
+KOSMOS25 = {
+    **KOSMOS2,
+    'vision_config': dict(
+        hidden_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        head_dim=4,
+        intermediate_size=20,
+        max_num_patches=130,
+    ),
+}
 IDEFICS = dict(
     **TEXT,
     additional_vocab_size=2,
@@ -156,6 +168,7 @@ LAYOUTS = {
     'kosmos2': lambda: of(kosmos2, KOSMOS2),
     'florence2': lambda: of(florence2, FLORENCE),
     'florence2, first': lambda: of(florence2, FLORENCE, florence2.FIRST),
+    'kosmos25': lambda: of(kosmos25, KOSMOS25),
     'fuyu': lambda: of(fuyu, dict(text_config=TEXT, patch_size=4)),
     'butd': chosen,
     'idefics': lambda: of(idefics, IDEFICS, 2),

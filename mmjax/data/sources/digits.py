@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handwritten digits on small scenes: data that the package carries, to learn, test and show with on any machine.
 
-A scene is a small picture with a few handwritten digits on a tinted, noisy ground. Six kinds of documents are made of
+A scene is a small picture with a few handwritten digits on a tinted, noisy ground. Seven kinds of documents are made of
 scenes; only the answers count in the loss, and the last piece of a document is an answer:
 
     caption    [scene] digits? 371                                 from left to right
     count      [scene] how many? 3
     find       [scene] where is 7 (the box of the square on which it was written)
+    read       [scene] 3 (a box) / 7 (a box) / 1 (a box)      from left to right, as text is recognised
     mixed      [scene] how many? 3 / digits? 371 / where is 7 (a box) / [scene] ...    all three, of several scenes
     few_shot   [scene]:?dax / [scene]:?wug / [scene]:?dax / [scene]:?wug  made-up names of two kinds of digits
     ask        [scene] leftmost? 3                                 one of LIST: also 'rightmost?' and 'a 7?', yes or no
@@ -24,7 +25,7 @@ import numpy as np
 from mmjax.document import Box, Document, Image, Piece, Region, Text
 
 FILE = pathlib.Path(__file__).parent.parent / 'digits' / 'digits.npz'
-TASKS = ('caption', 'count', 'find', 'mixed', 'few_shot', 'ask')
+TASKS = ('caption', 'count', 'find', 'mixed', 'few_shot', 'ask', 'read')
 LIST = (*'0123456789', 'yes', 'no')
 SPLITS = ('train', 'test')
 # The first letters differ, so that one byte decides.
@@ -112,7 +113,7 @@ class Digits:
         key = f'{self.name}:{c.seed}:{index}'
         if c.task == 'few_shot':
             return Document(self._few_shot(rng), key=key)
-        pieces, boxes = self._questions(rng)
+        pieces, boxes = self._read(rng) if c.task == 'read' else self._questions(rng)
         return Document(pieces, key=key, meta={'boxes': boxes})
 
     def _questions(self, rng: np.random.Generator) -> tuple[list[Piece], list[list[Box]]]:
@@ -131,6 +132,14 @@ class Digits:
             for question, answer in filter(None, (ask(rng, kind, digits) for kind in kinds)):
                 pieces += [Text(question, weight=0.0), answer, Text('\n')]
         return pieces[:-1], boxes
+
+    def _read(self, rng: np.random.Generator) -> tuple[list[Piece], list[list[Box]]]:
+        """Shows a scene, then every digit and where it stands; returns all boxes, too."""
+        c = self.config
+        picture, digits = self.scene(rng, draw_labels(rng, int(rng.integers(c.least, c.most + 1)), repeat=0.3))
+        lines = [[Region(str(digit.label), (digit.box,)), Text('\n')] for digit in digits]
+        pieces = [Image(picture), *(piece for line in lines for piece in line)]
+        return pieces[:-1], [[digit.box for digit in digits]]
 
     def _few_shot(self, rng: np.random.Generator) -> list[Piece]:
         """Shows digits beside made-up names, `shots` of each class in any order, then one whose name is the answer.

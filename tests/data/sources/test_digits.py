@@ -28,7 +28,7 @@ def test_no_digit_is_in_both_splits():
     assert len(train) + len(test) == 1797 and not train & test
 
 
-@pytest.mark.parametrize('task', ['caption', 'count', 'find', 'mixed', 'few_shot', 'ask'])
+@pytest.mark.parametrize('task', ['caption', 'count', 'find', 'mixed', 'few_shot', 'ask', 'read'])
 def test_a_document_is_a_function_of_its_number(task):
     config = Digits.Config(task=task, pictures=2)
     one, other = config.build()[17], config.build()[17]
@@ -64,6 +64,14 @@ def test_a_box_is_the_square_of_its_digit():
         inside[y0:y1, x0:x1] = True
         assert x1 - x0 == y1 - y0 and inside.sum() == (x1 - x0) ** 2
         assert scene.pixels[inside].max() > 130 and not scene.pixels[~inside].any()
+
+
+def test_digits_are_read_from_left_to_right_with_their_boxes():
+    document = Digits.Config(task='read', least=3).build()[0]
+    lines = document.pieces[1:]
+    assert [type(piece) for piece in lines] == [Region, Text, Region, Text, Region]
+    centres = [piece.boxes[0][0] + piece.boxes[0][2] for piece in lines[::2]]
+    assert centres == sorted(centres) and all(piece.text.isdigit() for piece in lines[::2])
 
 
 def test_a_free_place_is_any_that_keeps_clear_of_the_others():
