@@ -58,6 +58,7 @@ CASES: dict[str, Callable[[Reference], Result]] = {
     'Gemma3ForCausalLM': cases.language_model(gemma.gemma3, gemma.table),
     'Gemma3ForConditionalGeneration': spliced.run_gemma3,
     'GPT2LMHeadModel': cases.language_model(gpt2.config, gpt2.table),
+    'GeoRegionSampler': spliced.run_region_sampler,
     'GatedCrossAttentionBlock': crossed.run_gated_block,
     'IdeficsForVisionText2Text': crossed.run_idefics,
     'ImageBindModel': towers.run_imagebind,

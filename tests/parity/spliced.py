@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cases of systems whose pictures stand among the words, beyond those that only LLaVA's parts are needed for."""
 
+import math
 from typing import Any
 
 import harness
+import jax.numpy as jnp
 import numpy as np
 from cases import masked
 from harness import Result, by_row, causal, load, pictures, running, score, text_batch
@@ -11,7 +13,7 @@ from references import Reference
 
 from mmjax.data import masks
 from mmjax.models.vlm import Vlm
-from mmjax.weights import cogvlm, gemma3, internvl, kosmos25, llava, llava_next, paligemma, qwen_vl, smolvlm
+from mmjax.weights import cogvlm, ferret, gemma3, internvl, kosmos25, llava, llava_next, paligemma, qwen_vl, smolvlm
 
 
 def run_cogvlm(r: Reference) -> Result:
@@ -115,6 +117,17 @@ def run_kosmos25(r: Reference) -> Result:
     outputs = score(model, batch, r.inputs.get('labels'))
     outputs['image_embeds'] = harness.run(lambda m: m.media(batch), model)
     return Result(outputs, account, masked(r, mask))
+
+
+def run_region_sampler(r: Reference) -> Result:
+    """Runs Ferret's GeoRegionSampler on regions of as many pixels as it takes points."""
+    config, masks_ = ferret.sampler(r.config), r.inputs['masks']
+    build = lambda rngs: config.build(r.config['input_dim'], r.config['output_dim'], rngs=rngs)
+    model, account, _ = load(build, ferret.sampler_table(config), r)
+    points = jnp.asarray(np.stack([np.argwhere(mask) / mask.shape for mask in masks_]), jnp.float32)
+    features = jnp.asarray(np.repeat(r.inputs['feature_map'], len(masks_), axis=0))
+    side = math.isqrt(features.shape[1])
+    return Result({'region': harness.run(lambda m: m(features, (side, side), points), model)}, account)
 
 
 def run_placed(layout: Any, *, names: str) -> Any:

@@ -66,6 +66,7 @@ NAMES = [
     'paligemma',
     'gemma3_mm',
     'kosmos2_5',
+    'ferret_region_sampler',
     'smolvlm',
     'internvl',
     'butd_vqa',
