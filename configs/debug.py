@@ -101,6 +101,7 @@ def shrink(run: Run, *, chat: bool = False) -> Run:
         run.layout,
         beside=_beside(run.layout.beside),
         tokenizer=Bytes.Config(special=special),
+        text=dataclasses.replace(run.layout.text, system=''),  # longer than the rest of a document
         max_tokens=256,
         max_media=8,
     )
@@ -113,7 +114,7 @@ def shrink(run: Run, *, chat: bool = False) -> Run:
         run,
         model=model,
         layout=layout,
-        stages=[_short(stage, chat, boxes) for stage in run.stages],
+        stages=[_short(stage, 300 if stage is run.stages[-1] else 50, chat, boxes) for stage in run.stages],
         mesh=Mesh(),
         compute_dtype='float32',
         remat='none',
@@ -197,8 +198,8 @@ def _beside(c: Beside.Config | States.Config | None) -> Beside.Config | States.C
     return c and dataclasses.replace(c, tokenizer=Bytes.Config(special=(*c.special_tokens(), '[DEC]')))
 
 
-def _short(stage: Stage, chat: bool, boxes: bool) -> Stage:
-    # Rates that are right for billions of parameters teach a few thousand nothing in a hundred steps.
-    optimizer = dataclasses.replace(stage.optimizer, peak_lr=2e-3, warmup=10)
+def _short(stage: Stage, steps: int, chat: bool, boxes: bool) -> Stage:
+    # Rates that are right for billions of parameters teach a few thousand nothing in some hundred steps.
+    optimizer = dataclasses.replace(stage.optimizer, peak_lr=2e-3, warmup=20)
     mix = data.digits(chat=chat, boxes=boxes)
-    return dataclasses.replace(stage, data=mix, rows=8, steps=100, accumulate=1, optimizer=optimizer)
+    return dataclasses.replace(stage, data=mix, rows=8, steps=steps, accumulate=1, optimizer=optimizer)
