@@ -29,6 +29,7 @@ from mmjax.models.mae import Mae
 from mmjax.models.native import NativeVit
 from mmjax.models.patches import Patches
 from mmjax.models.qformer import Qformer, Words
+from mmjax.models.region_sampler import RegionSampler
 from mmjax.models.resampler import Resampler
 from mmjax.models.trunk import Trunk
 from mmjax.models.vision import Vit
@@ -73,6 +74,7 @@ FEWER: dict[type, Callable[[Any], dict[str, Any]]] = {
     # Eight pairs: what a head of this width turns.
     Rotary.Config: lambda c: dict(sections=c.sections and (2, 3, 3)),
     Linear.Config: lambda c: dict(merge=min(c.merge, 2)),
+    RegionSampler.Config: lambda c: dict(points=32, anchors=(8, 4), neighbours=(6, 4)),
     Resampler.Config: lambda c: dict(queries=4, depth=2),
     Qformer.Config: lambda c: dict(width=WIDTH, depth=2, queries=8),
     Words.Config: lambda c: dict(vocab=256 + 3, begin=256 + 2),  # bytes, and the signs of `_beside`

@@ -51,7 +51,7 @@ class Fed(NamedTuple):
 
 def room(prompts: Sequence[Laid]) -> Shape:
     """Returns the shape of rows that hold any of the prompts."""
-    most = np.max([[len(p.tokens), len(p.media), len(p.states)] for p in prompts], axis=0, initial=0).tolist()
+    most = np.max([p.need for p in prompts], axis=0, initial=0).tolist()
     return Shape(-(-max(most[0], 1) // STEP) * STEP, *most[1:])
 
 

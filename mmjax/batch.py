@@ -16,7 +16,7 @@ class Batch(NamedTuple):
     """What a model reads. Fields that a system lacks are None. int32 unless said.
 
     A row's media tokens are numbered in one flat list: medium m's token p is m * P + p, then the S states follow at
-    M * P + s. `slot` and `media_span` speak of that list.
+    M * P + s, then the R regions at M * P + S + r. `slot` and `media_span` speak of that list.
     """
 
     tokens: np.ndarray  # [B, L]       ids; media places hold the placeholder's id
@@ -34,6 +34,8 @@ class Batch(NamedTuple):
     features: np.ndarray | None = None  # [B, M, n, E] f32, vectors of a detector in the place of pixels
     marks: np.ndarray | None = None  # [B, M, h, w] int8, 1 where a picture holds what is sought; -1 where nobody knows
     answers: np.ndarray | None = None  # [B, A]       f32, how right each answer of the model's list is, 0 .. 1
+    points: np.ndarray | None = None  # [B, R, n, 2]   f32, (row, column) in 0..1 of points inside of regions
+    points_of: np.ndarray | None = None  # [B, R]       the medium in which they lie; -1 where there is no region
 
     @property
     def shown(self) -> Any:
@@ -67,6 +69,7 @@ class MediaSpec:
     ends: int = 0  # tokens at either end of a medium that stand for none of its features
     experts: bool = False  # media tokens are read by weights of their own: the batch says which
     beside: int = 0  # W: the most words that the connector reads beside a medium; 0: it reads none
+    points: int = 0  # n: of a region that is read as a token; 0: the model reads none
     beside_vocab: int = 0  # how many ids of such words it knows
     marks: tuple[int, int] | None = None  # height, width of the maps that say where it finds things; None: no maps
     features: int = 0  # E: media are vectors of this width, `width` of them at most; 0: they are pictures

@@ -11,7 +11,8 @@ import numpy as np
 from mmjax.batch import Batch, MediaSpec
 
 # All others are int32.
-KINDS = {**dict.fromkeys(('weight', 'states', 'features', 'answers'), np.float32), 'pixels': np.uint8, 'marks': np.int8}
+FLOATS = ('weight', 'states', 'features', 'answers', 'points')
+KINDS = {**dict.fromkeys(FLOATS, np.float32), 'pixels': np.uint8, 'marks': np.int8}
 
 
 class BadBatch(ValueError):
@@ -55,6 +56,7 @@ class _Check:
         rows, length = b.tokens.shape
         media = b.media_size.shape[1] if b.media_size is not None and b.media_size.ndim == 3 else 0
         states = b.states.shape[1] if b.states is not None and b.states.ndim == 3 else 0
+        regions = b.points.shape[1] if b.points is not None and b.points.ndim == 4 else 0
         shapes = {
             'tokens': (rows, length),
             'weight': (rows, length),
@@ -70,6 +72,8 @@ class _Check:
             'features': (rows, media, spec.width, spec.features),
             'answers': (rows, spec.answers),
             'marks': (rows, media, *(spec.marks or ())),
+            'points': (rows, regions, spec.points, 2),
+            'points_of': (rows, regions),
         }
         for name, array in b._asdict().items():
             if array is None:
@@ -121,7 +125,11 @@ class _Check:
         b = self.batch
         count = 0 if b.media_size is None else b.media_size.shape[1]
         states = 0 if b.states is None else b.states.shape[1]
-        total = count * spec.tokens + states
+        regions = 0 if b.points is None else b.points.shape[1]
+        total = count * spec.tokens + states + regions
+        if regions:
+            self.values(b.points_of, (b.points_of >= -1) & (b.points_of < count), 'points_of {}', f'{count} media')
+            self.values(b.points, (b.points >= 0) & (b.points <= 1), 'points {}', 'they lie in 0..1 of the picture')
         if count:
             most = np.array([spec.frames, spec.height // spec.patch, spec.width // spec.patch])
             self.values(

@@ -26,13 +26,13 @@ from mmjax.data.answer_list import AnswerList
 from mmjax.data.beside import Beside
 from mmjax.data.coordinates import Cells, Numbers
 from mmjax.data.images import Fit
-from mmjax.data.laid import Laid, Shape
+from mmjax.data.laid import REGION, STATE, Laid, Shape
 from mmjax.data.sources.problems import Problems
 from mmjax.data.states import States
 from mmjax.data.templates import ImageFormat, TextFormat
 from mmjax.data.tiles import Tiles
 from mmjax.data.tokenizer import SPECIAL, Bytes, HuggingFace, SentencePiece
-from mmjax.data.writing import STATE, Unit, Writer
+from mmjax.data.writing import Unit, Writer
 from mmjax.document import BadDocument, Document, Features, Image, Medium, Video
 
 OVERLONG = ('split', 'truncate', 'cut', 'drop')
@@ -51,6 +51,7 @@ class Layout:
         max_tokens: int = 1024  # L, tokens a row
         max_media: int = 8  # M, pictures and videos a row
         max_states: int = 0  # S, state vectors a row
+        max_regions: int = 0  # R, regions a row that are read as a token each, behind their coordinates
         image: ImageFormat = dataclasses.field(default_factory=ImageFormat)
         text: TextFormat = dataclasses.field(default_factory=TextFormat)
         tiles: Tiles | None = None  # pictures are an overview and tiles; None: one frame
@@ -58,6 +59,7 @@ class Layout:
         beside: Beside.Config | States.Config | None = None  # the words that a connector reads beside each picture
         answers: AnswerList.Config | None = None  # what the model chooses from; None: it writes
         state: str = '<state>'  # the special token where a state stands
+        region: str = '<region_fea>'  # that of a region
         fit: str = 'squash'  # squash, pad, crop, inside, whole, budget
         fill: tuple[int, int, int] = (122, 116, 104)  # colour of what a picture does not cover
         sees: str = 'last'  # cross-attention: text looks at the last picture, at all so far, or at the next
@@ -67,7 +69,7 @@ class Layout:
         def special_tokens(self) -> tuple[str, ...]:
             """Returns the special tokens that this layout writes; the tokenizer must have them."""
             codec = self.coordinates.special_tokens() if self.coordinates else ()
-            state = (self.state,) if self.max_states else ()
+            state = (self.state,) * bool(self.max_states) + (self.region,) * bool(self.max_regions)
             return tuple(dict.fromkeys(self.image.special_tokens() + self.text.special_tokens() + codec + state))
 
         def build(self, spec: MediaSpec) -> 'Layout':
@@ -79,7 +81,7 @@ class Layout:
             if value not in known:
                 raise ValueError(f'layout.{name} is {value!r}, known are {", ".join(known)}')
         self.config, self.spec, self.tokenizer = c, spec, c.tokenizer.build()
-        self.shape = Shape(c.max_tokens, c.max_media if spec.tokens else 0, c.max_states)
+        self.shape = Shape(c.max_tokens, c.max_media if spec.tokens else 0, c.max_states, c.max_regions)
         self.pad = 0  # padding sees nothing and nobody sees it: any id will do
         self.problems = Problems()  # what was left out of documents that were kept
         if bool(spec.beside) != bool(c.beside):
@@ -98,7 +100,8 @@ class Layout:
             size = dict(height=spec.height, width=spec.width, budget=spec.budget)
             self.fit = Fit.Config(**size, mode=c.fit, fill=c.fill, patch=unit).build()
         self._check()
-        self._writer = Writer(self.tokenizer, c.image, c.text, c.coordinates, spec, self.fit, c.state, c.tiles)
+        region = c.region if c.max_regions else ''
+        self._writer = Writer(self.tokenizer, c.image, c.text, c.coordinates, spec, self.fit, c.state, c.tiles, region)
 
     def __call__(self, document: Document) -> list[Laid]:
         """Returns the laid-out document, in parts if it was split; raises BadDocument when nothing is left."""
@@ -210,7 +213,7 @@ class Layout:
     def _laid(self, document: Document, units: list[Unit]) -> Laid:
         join = lambda arrays, dtype: np.concatenate([np.zeros(0, dtype), *arrays]).astype(dtype)
         own = join([unit.weight for unit in units], np.float32)
-        slots, places, media, states, start = [], [], [], [], 0
+        slots, places, media, states, regions, start = [], [], [], [], [], 0
         for unit in units:
             slot = unit.slot
             if unit.medium is not None:
@@ -220,11 +223,15 @@ class Layout:
             elif unit.state is not None:
                 slot = np.full(1, STATE - len(states), np.int32)
                 states.append(unit.state)
+            elif unit.region is not None:
+                slot = np.where(slot == REGION, REGION - len(regions), slot)
+                regions.append(unit.region)
             slots.append(slot)
             start += len(unit.tokens)
         places = np.array(places, np.int32).reshape(-1, 2)
         weight = np.append(own[1:], np.float32(0))[:start]
         counts = np.array([unit.count for unit in media], np.int32)
+        at = {unit.number: place for place, unit in reversed([*enumerate(media)])}
         if self.spec.encodes:
             before = itertools.takewhile(lambda unit: not unit.starts, units)
             span, looks, position = masks.input_output(start, sum(len(unit.tokens) for unit in before))
@@ -242,6 +249,8 @@ class Layout:
             media=[unit.medium for unit in media],
             media_size=np.array([unit.size for unit in media], np.int32).reshape(-1, 3),
             states=states,
+            points=[points for points, _ in regions],
+            points_of=[at.get(number, -1) for _, number in regions],
             **({'words': self.beside(document)} if self.beside else {}),
         )
 
@@ -299,6 +308,7 @@ class Layout:
             raise ValueError(
                 f'layout.max_states is {c.max_states}, but the model reads no states; set Vlm.Config.state'
             )
+        _check_regions(c, spec)
         if c.max_states and not spec.in_sequence:
             raise ValueError(
                 f'layout.max_states is {c.max_states}, but states stand among the text, where a model that looks at '
@@ -352,8 +362,17 @@ class Layout:
             )
 
 
+def _check_regions(c: Layout.Config, spec: MediaSpec) -> None:
+    if bool(c.max_regions) != bool(spec.points):
+        raise ValueError(
+            f'layout.max_regions is {c.max_regions}, and the model reads {spec.points} points of a region: set '
+            'Vlm.Config.region_sampler and layout.max_regions, or neither'
+        )
+
+
 def _need(units: list[Unit]) -> Shape:
     """Returns how much of a row units take."""
     media = sum(unit.medium is not None for unit in units)
     states = sum(unit.state is not None for unit in units)
-    return Shape(sum(len(unit.tokens) for unit in units), media, states)
+    regions = sum(unit.region is not None for unit in units)
+    return Shape(sum(len(unit.tokens) for unit in units), media, states, regions)

@@ -14,7 +14,7 @@ import numpy as np
 from mmjax.batch import Batch, MediaSpec
 from mmjax.data import masks
 from mmjax.data.images import nearest
-from mmjax.data.laid import Laid, Shape
+from mmjax.data.laid import REGION, STATE, Laid, Shape
 from mmjax.document import BadDocument, Image, Medium
 
 # Returns the frames of a medium, uint8 [frames, height, width, 3], padded at the right and below where sizes vary; of
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 def render(documents: Sequence[Laid], shape: Shape, spec: MediaSpec, decode: Decode, pad: int) -> Row:
     """Returns one row. A document whose picture cannot be decoded keeps its places, but nobody sees or learns them."""
     row = _empty(shape, spec, documents, pad)
-    at, medium, state, blanked = 0, 0, 0, []
+    at, medium, state, region, blanked = 0, 0, 0, 0, []
     for d in documents:
         there, media = slice(at, at + len(d.tokens)), slice(medium, medium + len(d.media))
         try:
@@ -49,8 +49,9 @@ def render(documents: Sequence[Laid], shape: Shape, spec: MediaSpec, decode: Dec
             if row.marks is not None:
                 row.marks[media] = -1
         else:
-            _place(row, d, there, medium, state, shape, spec)
+            _place(row, d, there, (medium, state, region), shape, spec)
         at, medium, state = at + len(d.tokens), medium + len(d.media), state + len(d.states)
+        region += len(d.points)
     return Row(row, [d.key for d in documents], blanked)
 
 
@@ -65,6 +66,7 @@ def _empty(shape: Shape, spec: MediaSpec, documents: Sequence[Laid], pad: int) -
     n, media = shape.tokens, shape.media if spec.tokens else 0
     position = (n, spec.axes) if spec.axes > 1 else (n,)
     seen, pictures = media or shape.states, media and not spec.features
+    regions = shape.regions if spec.points else 0
     return Batch(
         tokens=np.full(n, pad, np.int32),
         weight=np.zeros(n, np.float32),
@@ -80,6 +82,8 @@ def _empty(shape: Shape, spec: MediaSpec, documents: Sequence[Laid], pad: int) -
         features=np.zeros((media, spec.width, spec.features), np.float32) if media and spec.features else None,
         marks=np.full((media, *spec.marks), -1, np.int8) if media and spec.marks else None,
         answers=np.zeros(spec.answers, np.float32) if spec.answers else None,
+        points=np.zeros((regions, spec.points, 2), np.float32) if media and regions else None,
+        points_of=np.full(regions, -1, np.int32) if media and regions else None,
     )
 
 
@@ -89,14 +93,23 @@ def _mark(row: Batch, place: int, piece: Medium) -> None:
         row.marks[place] = nearest(piece.marks, row.marks.shape[1:])
 
 
-def _place(row: Batch, d: Laid, there: slice, medium: int, state: int, shape: Shape, spec: MediaSpec) -> None:
-    """Writes a document's integers at its places, turned from its own counting to the row's."""
+def _place(row: Batch, d: Laid, there: slice, first: tuple[int, int, int], shape: Shape, spec: MediaSpec) -> None:
+    """Writes a document's integers at its places, turned from its own counting to the row's.
+
+    first: how many media, states and regions the documents before it have.
+    """
+    medium, state, region = first
     first = medium * spec.tokens
     row.tokens[there], row.weight[there], row.position[there] = d.tokens, d.weight, d.position
     row.span[there] = d.span + there.start
     if row.slot is not None:
-        states = shape.media * spec.tokens + state - 2 - d.slot
-        row.slot[there] = np.where(d.slot >= 0, d.slot + first, np.where(d.slot < -1, states, -1))
+        beyond = shape.media * spec.tokens
+        states, regions = beyond + state + STATE - d.slot, beyond + shape.states + region + REGION - d.slot
+        others = np.where(d.slot <= REGION, regions, np.where(d.slot <= STATE, states, -1))
+        row.slot[there] = np.where(d.slot >= 0, d.slot + first, others)
+    if row.points is not None:
+        for r, (points, of) in enumerate(zip(d.points, d.points_of, strict=True), start=region):
+            row.points[r], row.points_of[r] = points, of + medium if of >= 0 else -1
     if row.expert is not None:
         row.expert[there] = masks.experts(d.slot)
     if row.media_span is not None:

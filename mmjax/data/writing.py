@@ -15,12 +15,12 @@ from mmjax.batch import MediaSpec
 from mmjax.data import features, images
 from mmjax.data.coordinates import Codec
 from mmjax.data.images import Fit
+from mmjax.data.laid import REGION, STATE
+from mmjax.data.points import inside
 from mmjax.data.templates import ImageFormat, TextFormat
 from mmjax.data.tiles import Tiles
 from mmjax.data.tokenizer import SPECIAL, Tokenizer
 from mmjax.document import BadDocument, Document, Features, Generate, Image, Medium, Piece, Region, State, Text, Video
-
-STATE = -2  # in the slots of a unit
 
 
 @dataclasses.dataclass
@@ -38,6 +38,8 @@ class Unit:
     grid: tuple[int, int] = (0, 0)  # rows and columns of one frame's places
     starts: bool = False  # the output of an encoder-decoder begins here
     state: np.ndarray | None = None
+    number: int = -1  # of a medium among the document's
+    region: tuple[np.ndarray, int] | None = None  # points of it, and the number of its medium
 
     @staticmethod
     def of(ids: list[int] | np.ndarray, weight: float, **fields) -> 'Unit':
@@ -99,7 +101,8 @@ class Page:
         parts = self.units[count:]
         if parts:
             join = lambda name: np.concatenate([getattr(unit, name) for unit in parts])
-            self.units[count:] = [Unit(join('tokens'), join('weight'), join('slot'), whole=True)]
+            read = next((unit.region for unit in parts if unit.region), None)
+            self.units[count:] = [Unit(join('tokens'), join('weight'), join('slot'), whole=True, region=read)]
 
 
 @dataclasses.dataclass
@@ -114,6 +117,7 @@ class Writer:
     fit: Fit | None
     state: str
     tiles: Tiles | None = None
+    region: str = ''  # the special token of a region that is read, behind its coordinates
 
     def write(self, document: Document, closed: bool = True, ask: bool = False) -> list[Unit]:
         """Returns the units of a document; raises BadDocument.
@@ -237,6 +241,12 @@ class Writer:
         page.format(before.replace('{boxes}', text), weight)
         page.words(region.text if words else '', weight)
         page.format(after.replace('{boxes}', text), weight)
+        if self.region and not weight:
+            points = inside(boxes, self.spec.points, (self.spec.width, self.spec.height), text)
+            page.format(' ', weight)
+            unit = Unit.of([self.tokenizer.id(self.region)], 0.0, whole=True, region=(points, sizes.number(region)))
+            unit.slot[:] = REGION
+            page.add(unit)
         page.whole_since(begin)
 
     def _medium(self, page: Page, document: Document, medium: Medium, weight: float, number: int) -> None:
@@ -274,7 +284,7 @@ class Writer:
         # That a picture comes may be learnt, from its first sign; what its places hold cannot be.
         unit.weight[: max(len(before), 1)] = weight
         unit.body = (len(before), len(before) + len(body))
-        unit.size, unit.count = (frames, *patches), rows * columns
+        unit.size, unit.count, unit.number = (frames, *patches), rows * columns, number - 1
         unit.grid = (rows // -(-frames // spec.temporal), columns)
         if spec.in_sequence:
             unit.slot[slice(*unit.body)] = slot
@@ -320,9 +330,13 @@ class _Sizes:
         """Returns a region's box as fractions of the fitted picture, None when nothing of it shows."""
         if self.fit is None or not self.pictures or self.fit.config.mode == 'squash':
             return tuple(map(float, box))
+        picture = self.pictures[self.number(region)]
+        return self.fit.boxes_in(box, images.size(picture.frames[0] if isinstance(picture, Video) else picture))
+
+    def number(self, region: Region) -> int:
+        """Returns the number of a region's picture; raises BadDocument for one that is not there."""
         number = region.image if region.image >= 0 else max(self.before[id(region)] - 1, 0)
         if number >= len(self.pictures):
             detail = f'picture {number} of {len(self.pictures)}'
             raise BadDocument(self.key, 'region of a picture that is not there', detail)
-        picture = self.pictures[number]
-        return self.fit.boxes_in(box, images.size(picture.frames[0] if isinstance(picture, Video) else picture))
+        return number

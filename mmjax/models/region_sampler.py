@@ -16,7 +16,21 @@ from mmjax.nn import layers
 from mmjax.nn.layers import Norm
 from mmjax.sharding import w_DE
 
-POOLS = {'max': jnp.max, 'mean': jnp.mean}
+
+def greatest(x: Float[Array, 'R A K E']) -> Float[Array, 'R A E']:
+    """Returns the greatest neighbour of each anchor, channel by channel; its gradient goes to the first of equals."""
+    # That of jnp.max asks which entries equal the maximum: none, and then NaN, where XLA computes them anew in the
+    # backward pass and rounds otherwise.
+    first = jnp.argmax(x, axis=2, keepdims=True) == jnp.arange(x.shape[2])[:, None]
+    return jnp.where(first, x, 0).sum(axis=2)
+
+
+def mean(x: Float[Array, 'R A K E']) -> Float[Array, 'R A E']:
+    """Returns the mean of each anchor's neighbours."""
+    return x.mean(axis=2)
+
+
+POOLS = {'max': greatest, 'mean': mean}
 
 
 class Gather(nnx.Module):
@@ -42,7 +56,7 @@ class Gather(nnx.Module):
         anchor = jnp.broadcast_to(pick(x, chosen)[:, :, None], (*near.shape, x.shape[-1]))
         y = jax.vmap(lambda x, index: x[index])(x, near) - anchor
         y = self.join(jnp.concatenate([self.difference(y), anchor], axis=-1))
-        return self.pool(self.norm(jax.nn.relu(y)), axis=2), at
+        return self.pool(self.norm(jax.nn.relu(y))), at
 
 
 class RegionSampler(nnx.Module):
@@ -70,7 +84,7 @@ class RegionSampler(nnx.Module):
                 f'RegionSampler.Config: anchors {c.anchors} and neighbours {c.neighbours} are chosen, round by round, '
                 f'among {counts[:-1]} points: as many of one as of the other, and no more than there are'
             )
-        self.c = c
+        self.c, self.width = c, width
         self.rounds = nnx.List(Gather(c, width_in, rngs=rngs) for _ in c.anchors)
         self.flatten = layers.Linear(
             (c.anchors[-1], width_in), width_in, bias=True, spec=sharding.P(None, 'fsdp', 'tp'), rngs=rngs

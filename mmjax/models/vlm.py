@@ -28,6 +28,7 @@ from mmjax.models.overview import Overview
 from mmjax.models.patches import Patches
 from mmjax.models.qformer import Qformer
 from mmjax.models.reader import Reader
+from mmjax.models.region_sampler import RegionSampler
 from mmjax.models.regions import Regions
 from mmjax.models.resampler import Resampler
 from mmjax.models.seq2seq import Seq2seq
@@ -61,6 +62,7 @@ class Vlm(nnx.Module):
         encoder: Encoder | None = None  # None: the model sees no pictures
         connector: Connector | None = None  # None: the encoder's features are the media tokens
         state: StateVector.Config | None = None
+        region_sampler: RegionSampler.Config | None = None  # reads regions of pictures as a token each
         fusion: Splice.Config | CrossAttention.Config = dataclasses.field(default_factory=Splice.Config)
         frames: int = 1  # the most frames of one medium
         per_second: float = 0.0  # positions of time a second of video, where positions have three axes
@@ -99,6 +101,7 @@ class Vlm(nnx.Module):
                 beside=self.words,
                 marks=getattr(self.connector, 'size', None),
                 features=self.encoder.width if isinstance(self.encoder, Regions.Config) else 0,
+                points=self.region_sampler.points if self.region_sampler else 0,
                 beside_vocab=getattr(self.connector, 'words_vocab', 0),
             )
 
@@ -201,20 +204,35 @@ class Vlm(nnx.Module):
         self.state = c.state.build(self.media_width, rngs=rngs) if c.state else None
         cross = dict(cross=crossing.block, every=crossing.every, first=crossing.start) if crossing else {}
         cross = {} if encodes else {**cross, 'media_width': self.media_width}
+        self.region_sampler = _sampler(c, self.encoder, rngs) if c.region_sampler else None
+        self.grid = c.encoder.grid if c.region_sampler else None
         self.decoder = c.decoder.build(**cross, rngs=rngs)
         self.crossing = crossing is not None
 
     def media(self, batch: Batch, seen: tuple[Array, ...] | None = None) -> Float[Array, 'B S D'] | None:
-        """Returns the row's media tokens, then its states, in the order of Batch.slot; None where there are none.
+        """Returns the row's media tokens, states and regions, in the order of Batch.slot; None where there are none.
 
         What `seen` gave of the batch need not be computed again.
         """
         parts = []
         if self.encoder is not None and batch.shown is not None:
+            seen = self.seen(batch) if seen is None else seen
             parts.append(self._pictures(batch, seen))
         if self.state is not None and batch.states is not None:
             parts.append(self.state(batch.states))
+        if self.region_sampler is not None and batch.points is not None:
+            parts.append(self._regions(batch, seen[0]))
         return jnp.concatenate(parts, axis=1) if parts else None
+
+    def _regions(self, batch: Batch, features: Float[Array, 'N P E']) -> Float[Array, 'B R D']:
+        """Returns a token for each region, from the first frame of its medium, zero where there is no region."""
+        b, r = batch.points_of.shape
+        first = features[:, self.extra_features :][:, : self.grid[0] * self.grid[1]]
+        first = reshape_rows(first, (b, first.shape[0] // b, *first.shape[1:]))
+        own = jax.vmap(lambda x, index: x[index])(first, jnp.maximum(batch.points_of, 0))
+        flat = lambda x: reshape_rows(x, (b * r, *x.shape[2:]))
+        tokens = self.region_sampler(flat(own), self.grid, flat(batch.points))
+        return jnp.where((batch.points_of >= 0)[..., None], reshape_rows(tokens, (b, r, tokens.shape[1])), 0)
 
     def seen(self, batch: Batch) -> tuple[Array, ...]:
         """Returns what the connector reads of all B * M media: features [N, T*n, E], their count [N], words [N, W]."""
@@ -228,8 +246,8 @@ class Vlm(nnx.Module):
     def _per_frame(self, size: Int[Array, 'B M 3']) -> Int[Array, 'B M']:
         return size[..., 1] * size[..., 2] + self.extra_features
 
-    def _pictures(self, batch: Batch, seen: tuple[Array, ...] | None) -> Float[Array, 'B MP D']:
-        size, seen = batch.media_size, self.seen(batch) if seen is None else seen
+    def _pictures(self, batch: Batch, seen: tuple[Array, ...]) -> Float[Array, 'B MP D']:
+        size = batch.media_size
         b, m = size.shape[:2]
         x, t = seen[0], 1 if batch.pixels is None else -(-batch.pixels.shape[2] // self.temporal)
         if self.connector is not None:
@@ -339,3 +357,13 @@ def _vision(c: Vlm.Config, width: int | None, rngs: nnx.Rngs) -> tuple[nnx.Modul
         return encoder, None
     features = c.encoder.grid if c.squares == 1 else None
     return encoder, c.connector.build(encoder.width, width, frames=c.frames, features=features, rngs=rngs)
+
+
+def _sampler(c: Vlm.Config, encoder: nnx.Module | None, rngs: nnx.Rngs) -> RegionSampler:
+    """Builds what reads regions of the encoder's features."""
+    if isinstance(c.fusion, CrossAttention.Config) or not isinstance(c.encoder, Vit.Config):
+        raise ValueError(
+            'Vlm.Config.region_sampler reads the features of pictures of one size, for tokens among the words: '
+            'use a Vit and Splice, or set it to None'
+        )
+    return c.region_sampler.build(encoder.width, c.decoder.width, rngs=rngs)

@@ -56,6 +56,8 @@ COUNTS = {
     'llava.py:13b': ((13015.9 + 303.5 + 31.5) * M, {}),  # LLaMA, tower, projector
     'shikra.py:7b': ((6738.4 + 303.2 + 4.2) * M, {}),
     'shikra.py:13b': ((13015.9 + 303.2 + 5.2) * M, {}),
+    'ferret.py:7b': ((6738.4 + 303.5 + 4.2 + 44.1) * M, {}),  # LLaMA, tower, map, sampler of regions
+    'ferret.py:13b': ((13015.9 + 303.5 + 5.2 + 45.2) * M, {}),
     'fuyu.py:8b': (9408.2 * M, {}),
     'florence2.py:base': (231.4 * M, {}),
     'florence2.py:large': (776.5 * M, {}),

@@ -15,6 +15,7 @@ from systems import CONNECTORS, ENCODERS, FUSIONS, forward, gradient, jit, lay, 
 from mmjax import sharding
 from mmjax.models.budget import BudgetVit
 from mmjax.models.patches import Patches
+from mmjax.models.region_sampler import RegionSampler
 from mmjax.models.resampler import Resampler
 from mmjax.models.vlm import of_media
 from mmjax.objectives.next_token import next_token
@@ -112,6 +113,25 @@ def test_media_and_their_signs_are_of_one_kind(signs, kinds):
     assert ''.join('.1'[int(one)] for one in np.asarray(of_media(slot, signs))[0]) == kinds
 
 
+def test_a_region_reads_its_own_picture_where_its_points_lie():
+    sampler = RegionSampler.Config(points=4, anchors=(2,), neighbours=(2,))
+    tower = dataclasses.replace(systems.VIT, depth=1, keep_cls=True)
+    model = systems.build(dataclasses.replace(system(), encoder=tower, region_sampler=sampler, state=None))
+    features = np.random.default_rng(0).standard_normal((2, 7, systems.WIDTH)).astype(np.float32)
+    corner = np.tile(np.array([[0.0, 0.0], [0.2, 0.1]], np.float32), (2, 1))
+    points = np.stack([corner, corner, corner])[None]
+    batch = lay(system(state=None), [['ab']], 4, media=2)
+    batch = batch._replace(points=jnp.asarray(points), points_of=jnp.asarray([[0, 1, -1]], jnp.int32))
+    read = jit(lambda m, x: m._regions(batch, x))
+    tokens = np.asarray(read(model, jnp.asarray(features)))
+    assert tokens.shape == (1, 3, systems.WIDTH) and (tokens[0, 2] == 0).all() and (tokens[0, 0] != tokens[0, 1]).any()
+    # Far corner and cls token of the first picture, and all of the second.
+    features[0, [0, 6]], features[1] = 9, 9
+    moved = np.asarray(read(model, jnp.asarray(features)))
+    np.testing.assert_array_equal(moved[0, 0], tokens[0, 0])
+    assert (moved[0, 1] != tokens[0, 1]).any()
+
+
 def test_a_budget_is_the_most_tokens_of_a_picture():
     c = system(connector='linear', encoder='vit', state=None)
     tower = BudgetVit.Config(patch=4, grid=(4, 6), budget=8, width=16, depth=1, block=systems.BLOCK)
@@ -127,6 +147,7 @@ def test_a_budget_is_the_most_tokens_of_a_picture():
         (dict(connector=Resampler.Config(order=2)), 'order'),
         (dict(decoder=systems.EXPERT, fusion=FUSIONS['cross']), 'expert'),
         (dict(decoder=dataclasses.replace(systems.DECODER, kinds=3)), 'kinds'),
+        (dict(region_sampler=RegionSampler.Config(), fusion=FUSIONS['cross']), 'region_sampler'),
         (dict(decoder=dataclasses.replace(systems.DECODER, kinds=2), fusion=FUSIONS['cross']), 'kinds'),
     ],
 )
