@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the table of systems, docs/systems.md, after training some of them at their `:debug` size.
+
+    python benchmarks/systems.py llava clip     trains two, measures them, keeps the figures in docs/systems.json
+    python benchmarks/systems.py all            trains all: minutes each on a laptop
+    python benchmarks/systems.py                writes the page anew from what is kept
+
+Parameters are counted on the published config, parity is what docs/parity.md says, figures and their control are those
+of results.json: the same questions with another question's pictures.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import jax
+
+from mmjax.config import Run
+from mmjax.config_io import load_config
+from mmjax.params import flatten
+from mmjax.report.page import SUFFIXES, rows, shown
+from mmjax.workdir import abstract
+
+DOCS = pathlib.Path(__file__).resolve().parent.parent / 'docs'
+KEPT, PAGE, PARITY = DOCS / 'systems.json', DOCS / 'systems.md', DOCS / 'parity.md'
+
+
+@dataclasses.dataclass
+class System:
+    """A row: the published size whose parameters are counted, and the references that stand for it."""
+
+    title: str
+    size: str
+    references: str = ''
+    debug: str = 'debug'
+
+
+SYSTEMS = {
+    'clip': System('CLIP', 'l14', 'clip clip_legacy_eos2 openai_clip_vit openai_clip_rn'),
+    'siglip': System('SigLIP', 'so400m', 'siglip'),
+    'mae': System('MAE', 'l16', 'vit_mae'),
+    'data2vec': System('data2vec', 'l16', 'data2vec_vision data2vec_vision_abs data2vec_loss'),
+    'blip': System('BLIP', 'base', 'blip_caption blip_itm_itc blip_itc_momentum blip_vqa'),
+    'blip2': System('BLIP-2', '2.7b', 'blip2_opt blip2_t5 blip2_itm_itc lavis_qformer_stage1'),
+    'instructblip': System('InstructBLIP', '7b', 'instructblip_llama instructblip_t5 instructblipvideo'),
+    'textbind': System('TextBind', '7b', 'textbind_compose'),
+    'butd': System('Bottom-up and top-down', 'relu', 'butd_vqa'),
+    'flamingo': System(
+        'Flamingo', '9b', 'idefics idefics_9b_layout openflamingo_perceiver openflamingo_xattn openflamingo_model'
+    ),
+    'kosmos1': System('KOSMOS-1', ''),
+    'kosmos2': System('KOSMOS-2', '', 'kosmos2'),
+    'kosmos25': System('KOSMOS-2.5', '', 'kosmos2_5'),
+    'llava': System('LLaVA-1.5', '7b', 'llava'),
+    'llava_next': System('LLaVA-NeXT, OneVision', '7b', 'llava_next llava_onevision'),
+    'shikra': System('Shikra', '7b', 'shikra_compose'),
+    'fuyu': System('Fuyu', '8b', 'fuyu'),
+    'qwen_vl': System('Qwen-VL', '448', 'qwen_vl'),
+    'cogvlm': System('CogVLM', '17b', 'cogvlm1 cogvlm2'),
+    'palm': System('PaLM', '8b', 'palm_cohere'),
+    'palm_e': System('PaLM-E', '12b', 'palme_compose'),
+    'florence2': System('Florence-2', 'base', 'florence2'),
+    'ferret': System('Ferret', '7b', 'ferret_region_sampler'),
+    'anomalygpt': System('AnomalyGPT', '7b', 'anomalygpt_parts'),
+    'qwen2_5_vl': System('Qwen2.5-VL', '7b', 'qwen2_5_vl qwen2_5_vl_video'),
+    'qwen3_vl': System('Qwen3-VL', '8b', 'qwen3_vl'),
+    'paligemma': System('PaliGemma', '224', 'paligemma'),
+    'gemma3': System('Gemma 3', '4b', 'gemma3_mm gemma3_text'),
+    'smolvlm': System('SmolVLM', '2.2b', 'smolvlm'),
+    'internvl': System('InternVL', '8b', 'internvl'),
+    'quickstart': System('the quickstart', '', '', 'smoke'),
+}
+
+INTRODUCTION = """# Systems
+
+A system is a config; the parts are shared. Parameters are those of the published size that the config names first here;
+parity counts the references of [parity.md](parity.md) that agree. The last column is a run of the `:debug` size on the
+digits of the package, measured on digits that no training document shows; in brackets the control, the same questions
+with another question's pictures. `-`: there is none, or nobody has run it. Written by `python benchmarks/systems.py`.
+
+| system | parts | parameters | parity | steps | held out (control) |
+|---|---|---|---|---|---|
+"""
+
+
+def train(name: str, work: pathlib.Path) -> dict[str, object]:
+    """Trains the debug size of a system in a process of its own; returns what is kept of it."""
+    folder, began = work / name, time.time()
+    config = f'--config=configs/{name}.py:{SYSTEMS[name].debug}'
+    command = [sys.executable, '-m', 'mmjax', 'train', config, f'--workdir={folder}']
+    subprocess.run(command, check=True, cwd=DOCS.parent)
+    results = json.loads((folder / 'results.json').read_text())
+    detail = results['detail']
+    figures = rows(results, [*detail['evals']])
+    return dict(steps=detail['step'], seconds=round(time.time() - began), jax=jax.__version__, figures=figures)
+
+
+def parts(run: Run) -> str:
+    """Returns the names of a model's parts, the decoder last."""
+    fields = [(f.name, getattr(run.model, f.name)) for f in dataclasses.fields(run.model)]
+    found = [
+        (name == 'decoder', type(c).__qualname__.split('.')[0]) for name, c in fields if dataclasses.is_dataclass(c)
+    ]
+    return ', '.join(part for _, part in sorted(found, key=lambda pair: pair[0]))
+
+
+def agreement(system: System) -> str:
+    """Returns how many of a system's references agree."""
+    said = {}
+    for line in PARITY.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip('|').split('|')]
+        if len(cells) == 6:
+            said[cells[0]] = cells[4] == 'ok'
+    names = system.references.split()
+    return f'{sum(said.get(name, False) for name in names)} of {len(names)}' if names else '-'
+
+
+def result(kept: dict | None) -> str:
+    """Returns the first figure of each evaluation beside its control."""
+    if not kept:
+        return '-'
+    first = {}
+    for name, metric, value, blind in kept['figures']:
+        first.setdefault(name, f'{name}: {SUFFIXES[metric]} {shown(metric, value)} ({shown(metric, blind)})')
+    return '; '.join(first.values())
+
+
+def row(name: str, kept: dict | None) -> str:
+    """Returns a line of the table."""
+    system = SYSTEMS[name]
+    run = load_config(f'{DOCS.parent}/configs/{name}.py' + f':{system.size}' * bool(system.size))
+    millions = sum(w.size for w in flatten(abstract(run)).values()) / 1e6
+    size = f'{millions / 1e3:.1f} B' if millions >= 1e3 else f'{millions:.1f} M'
+    cells = (f'[{system.title}](../configs/{name}.py)', parts(run), size, agreement(system))
+    return '| ' + ' | '.join((*cells, str(kept['steps']) if kept else '-', result(kept))) + ' |'
+
+
+def main() -> None:
+    """Trains, keeps the figures, writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('names', nargs='*', choices=[[], 'all', *SYSTEMS], metavar='NAME', help='which are trained')
+    parser.add_argument('--work', type=pathlib.Path, default=pathlib.Path('runs/systems'), help='folder of their runs')
+    args = parser.parse_args()
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    for name in SYSTEMS if 'all' in args.names else args.names:
+        kept[name] = train(name, args.work.resolve())
+        KEPT.write_text(json.dumps(kept, indent=1) + '\n')
+    PAGE.write_text(INTRODUCTION + '\n'.join(row(name, kept.get(name)) for name in SYSTEMS) + '\n')
+    print(PAGE.read_text())
+
+
+if __name__ == '__main__':
+    main()
