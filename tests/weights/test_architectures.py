@@ -82,6 +82,11 @@ PUBLIC = {
         vision_config=VISION,
         latent_query_num=3,
     ),
+    'Kosmos2_5ForConditionalGeneration': dict(
+        text_config=dict(embed_dim=16, ffn_dim=24, layers=2, attention_heads=4, vocab_size=WORDS),
+        vision_config={**VISION, 'head_dim': 6, 'patch_embed_hidden_size': 48, 'max_num_patches': 256},
+        latent_query_num=3,
+    ),
     'CLIPModel': {**PAIR, 'projection_dim': 6},
     'SiglipModel': dict(text_config={**TEXT, 'projection_size': 12}, vision_config=VISION),
     'ViTMAEForPreTraining': {**VISION, **MAE},
