@@ -82,8 +82,8 @@ PUBLIC = {
         vision_config=VISION,
         latent_query_num=3,
     ),
-    'Kosmos2_5ForConditionalGeneration': dict(
-        text_config=dict(embed_dim=16, ffn_dim=24, layers=2, attention_heads=4, vocab_size=WORDS),
+    'Kosmos2_5ForConditionalGeneration': dict(  # it writes 8,192 places as words
+        text_config=dict(embed_dim=16, ffn_dim=24, layers=2, attention_heads=4, vocab_size=8500),
         vision_config={**VISION, 'head_dim': 6, 'patch_embed_hidden_size': 48, 'max_num_patches': 256},
         latent_query_num=3,
     ),
