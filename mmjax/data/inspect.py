@@ -155,12 +155,12 @@ def _decode(document: Document, layout: Layout, found: Inspection) -> None:
 
 
 def _row(layout: Layout) -> str:
-    tokens, media, states = layout.shape
-    text = f'{tokens:,} tokens'
-    if media:
+    row = layout.shape
+    text = f'{row.tokens:,} tokens'
+    if row.media:
         where = 'among the text' if layout.spec.in_sequence else 'beside the text'
-        text += f' and {media} pictures of {layout.spec.tokens} tokens {where}'
-    return text + (f', {states} states' if states else '')
+        text += f' and {row.media} pictures of {layout.spec.tokens} tokens {where}'
+    return text + f', {row.states} states' * bool(row.states) + f', {row.regions} regions' * bool(row.regions)
 
 
 def _quantiles(numbers: Sequence[int]) -> str:
