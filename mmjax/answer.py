@@ -4,6 +4,7 @@
 import concurrent.futures
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from mmjax.decode.automaton import until
 from mmjax.decode.boxes import one_box
 from mmjax.decode.generate import Rules, Written
 from mmjax.decode.sampling import Decoding
+from mmjax.document import BadDocument, Document
 from mmjax.feed import rows_of_host, to_global
 
 # Prompts are padded to a multiple: evaluations whose longest prompts differ a little share one compiled program.
@@ -47,6 +49,18 @@ class Fed(NamedTuple):
     batch: Batch
     problems: list[str]  # why a row is blank, '' if it is not
     images: list[tuple[str, ...]]  # hashes of each row's pixels
+
+
+def lay(documents: Sequence[Document], layout: Layout, dropped: Counter[str]) -> tuple[list[Document], list[Laid]]:
+    """Returns the documents that can be laid out, and the first part of each; others are counted in `dropped`."""
+    kept, laid = [], []
+    for document in documents:
+        try:
+            laid.append(layout(document)[0])
+            kept.append(document)
+        except BadDocument as error:
+            dropped[error.reason] += 1
+    return kept, laid
 
 
 def room(prompts: Sequence[Laid]) -> Shape:

@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmjax.answer import as_read, feed, gather, rows_for
+from mmjax.answer import as_read, feed, gather, lay, rows_for
 from mmjax.config import ConfigError, Eval
 from mmjax.config_io import to_json
 from mmjax.data.laid import Laid
 from mmjax.data.layout import Layout
-from mmjax.document import BadDocument, Document
+from mmjax.document import Document
 from mmjax.evals import blind, retrieval
 from mmjax.evals.metrics import VERSION
 from mmjax.report.results import Measured
@@ -31,7 +31,7 @@ def measure(ev: Eval, documents: Sequence[Document], layout: Layout, model: Any,
     """Returns recall both ways among the documents, texts that are alike taken as one."""
     if not hasattr(model, 'vectors'):
         raise ConfigError(f'eval {ev.name}: metric retrieval compares vectors, which a {type(model).__name__} has not')
-    kept, laid = _laid(documents, layout, dropped)
+    kept, laid = lay(documents, layout, dropped)
     images, texts, there = _embedded(laid, layout, model)
     if there.sum() < 2:
         raise ConfigError(
@@ -73,17 +73,6 @@ def measure(ev: Eval, documents: Sequence[Document], layout: Layout, model: Any,
     named = {f'{ev.name}_{key}': value for key, value in figures.items()}
     named |= {f'blind_{ev.name}_{key}': value for key, value in control.items()}
     return Measured(ev.name, named, detail, predictions, kept)
-
-
-def _laid(documents: Sequence[Document], layout: Layout, dropped: Counter[str]) -> tuple[list[Document], list[Laid]]:
-    kept, laid = [], []
-    for document in documents:
-        try:
-            laid.append(layout(document)[0])
-            kept.append(document)
-        except BadDocument as error:
-            dropped[error.reason] += 1
-    return kept, laid
 
 
 def _embedded(laid: Sequence[Laid], layout: Layout, model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

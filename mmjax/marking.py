@@ -13,13 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmjax.answer import feed, gather, room, rows_for
+from mmjax.answer import feed, gather, lay, room, rows_for
 from mmjax.config import ConfigError, Eval
 from mmjax.config_io import to_json
 from mmjax.data import images
-from mmjax.data.laid import Laid
 from mmjax.data.layout import Layout
-from mmjax.document import BadDocument, Document, Image
+from mmjax.document import Document, Image
 from mmjax.evals import blind
 from mmjax.evals.metrics import VERSION
 from mmjax.evals.ranking import auroc
@@ -51,11 +50,11 @@ def measure(
     """Returns areas under the curve over pixels and over pictures, whose score is that of their worst pixel."""
     if layout.spec.marks is None:
         raise ConfigError(f'eval {ev.name}: metric maps, but the model draws none; its connector must be an Inspector')
-    kept, laid = _laid(documents, layout, dropped)
+    kept, laid = lay(documents, layout, dropped)
     fed = list(feed([[item] for item in laid], layout, room(laid), rows_for(len(laid))))
     memory = None
     if right:
-        _, known = _laid([turned for document in right for turned in rotations(document)], layout, dropped)
+        _, known = lay([turned for document in right for turned in rotations(document)], layout, dropped)
         shown = list(feed([[item] for item in known], layout, room(known), rows_for(len(known))))
         there = np.concatenate([gather(one.batch.media_size)[..., 0].ravel() > 0 for one in shown])
         memory = np.concatenate([gather(_features(model, one.batch)) for one in shown])[there]
@@ -87,14 +86,3 @@ def rotations(document: Document) -> list[Document]:
 def _figures(name: str, maps: np.ndarray, marks: np.ndarray) -> dict[str, float]:
     worst, wrong = maps.max(axis=(1, 2)), marks.any(axis=(1, 2))
     return {f'{name}_pixel_auroc': auroc(maps, marks > 0), f'{name}_image_auroc': auroc(worst, wrong)}
-
-
-def _laid(documents: Sequence[Document], layout: Layout, dropped: Counter[str]) -> tuple[list[Document], list[Laid]]:
-    kept, laid = [], []
-    for document in documents:
-        try:
-            laid.append(layout(document)[0])
-            kept.append(document)
-        except BadDocument as error:
-            dropped[error.reason] += 1
-    return kept, laid
