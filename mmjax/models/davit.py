@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from mmjax import sharding
-from mmjax.models.vision import everything, normalise, patches
+from mmjax.models.vision import by_frame, everything, normalise, patches
 from mmjax.nn import stack
 from mmjax.nn.attention import Attention
 from mmjax.nn.layers import Linear, Norm, normal, parameter
@@ -213,5 +213,5 @@ class Davit(nnx.Module):
         body = lambda x, block, layer: block(x)
         for stage in self.stages:
             x = stack.run(body, stage.shrink(x), stage.blocks, policy=self.remat)
-        x = sharding.reshape_rows(x, (b, m, t, x.shape[1] * x.shape[2], x.shape[3]))
-        return x if size is None else jnp.where((jnp.arange(t) < size[..., :1])[..., None, None], x, 0)
+        x = sharding.reshape_rows(x, (b * m * t, x.shape[1] * x.shape[2], x.shape[3]))
+        return by_frame(x, (b, m, t), size)

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from mmjax import sharding
-from mmjax.models.vision import everything, normalise
+from mmjax.models.vision import by_frame, everything, normalise
 from mmjax.nn.attention import attend
 from mmjax.nn.cache import KeyValue
 from mmjax.nn.layers import Linear, normal, parameter
@@ -153,8 +153,7 @@ class ResNet(nnx.Module):
         """Returns the last map of every frame, zero for those beyond a medium's size (frames, rows, columns)."""
         b, m, t = pixels.shape[:3]
         x = self.features(sharding.reshape_rows(pixels, (b * m * t, *pixels.shape[3:])))
-        x = sharding.reshape_rows(x, (b, m, t, *x.shape[1:]))
-        return x if size is None else jnp.where((jnp.arange(t) < size[..., :1])[..., None, None], x, 0)
+        return by_frame(x, (b, m, t), size)
 
     def pooled(self, pixels: UInt8[Array, 'N h w 3'] | Float[Array, 'N h w 3']) -> Float[Array, 'N E']:
         """Returns one vector a picture."""

@@ -171,8 +171,7 @@ class Vit(nnx.Module):
             x = self.norm(x)
         x = jnp.concatenate([x, *deep], axis=-1) if deep else x
         x = x[:, 1:] if self.drop_cls else x
-        x = sharding.reshape_rows(x, (b, m, t, *x.shape[1:]))
-        return x if size is None else jnp.where((jnp.arange(t) < size[..., :1])[..., None, None], x, 0)
+        return by_frame(x, (b, m, t), size)
 
     def pooled(self, pixels: UInt8[Array, 'N h w 3'] | Float[Array, 'N h w 3']) -> Float[Array, 'N D']:
         """Returns one vector a picture: what the pool collects, or the normed cls token or mean."""
@@ -250,6 +249,14 @@ def plain_norm(x: Float[Array, '... D'], eps: float = 1e-5) -> Float[Array, '...
     x = x.astype(jnp.float32)
     x = x - x.mean(axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + eps)
+
+
+def by_frame(
+    x: Float[Array, 'N P D'], lead: tuple[int, int, int], size: Int[Array, 'B M 3'] | None
+) -> Float[Array, 'B M T P D']:
+    """Returns the features of frames by medium, `lead` = (B, M, T), zero beyond its size; None: all are there."""
+    x = sharding.reshape_rows(x, (*lead, *x.shape[1:]))
+    return x if size is None else jnp.where((jnp.arange(lead[2]) < size[..., :1])[..., None, None], x, 0)
 
 
 def everything(rows: int, queries: int, keys: int) -> Int[Array, '{rows} {queries} 2']:
