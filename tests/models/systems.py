@@ -5,7 +5,6 @@ A document is a string of pieces: a letter is a token of text, `1` to `9` a pict
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +33,6 @@ from mmjax.nn.mlp import Mlp
 from mmjax.nn.positions import Rotary
 from mmjax.objectives.next_token import next_token
 from mmjax.params import Skeleton, flatten
-
-# These programs run once on a handful of numbers: compiling them without optimisation takes a third of the time.
-jit = functools.partial(
-    jax.jit, compiler_options=dict(xla_backend_optimization_level=0, xla_llvm_disable_expensive_passes=True)
-)
 
 VOCAB, WIDTH, STATE, PLACEHOLDER = 40, 16, 3, 39
 BIASED = Attention.Config(heads=2, q_bias=True, k_bias=True, v_bias=True, o_bias=True)
@@ -160,13 +154,13 @@ def sizes(c: Vlm.Config, seed: int, frames: int) -> tuple[int, int, int]:
     return (frames, *(odd if seed % 2 else even)) if c.varying else (frames, *c.encoder.grid)
 
 
-@jit
+@jax.jit
 def forward(model: Vlm, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Returns the logits and the media tokens."""
     return model.logits(model(batch)), model.media(batch)
 
 
-@jit
+@jax.jit
 def gradient(model: Vlm, batch: Batch) -> tuple[jax.Array, nnx.State]:
     """Returns the sum of the losses and its gradient."""
     graph, params = nnx.split(model)

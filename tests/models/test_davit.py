@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import systems
 from disturbed import array, disturbed
 from flax import nnx
 from jax.sharding import NamedSharding
@@ -44,7 +43,7 @@ def test_convolutions():
 
 def test_places_see_their_window_and_the_zeros_that_fill_it():
     part, x = disturbed(lambda rngs: Windows(4, 2, 3, rngs=rngs)), array(1, 4, 5, 4)
-    apply = systems.jit(lambda part, x: part(x))
+    apply = jax.jit(lambda part, x: part(x))
     y, attn = apply(part, x), part.attn
     window = jnp.concatenate([x[0, 3:, 3:].reshape(2, 4), jnp.zeros((7, 4))])[None]
     want = attn(window[:, :2], attn.keys_values(window), jnp.array([[[0, 9]] * 2]))
@@ -75,7 +74,7 @@ def test_one_mesh_is_another():
             specs = sharding.param_specs(model, mesh)
             placed = {path: place(np.asarray(w), specs[path]) for path, w in params.items()}
             rows = [place(x, P(ROWS)) for x in (pixels, size)]
-            found.append(np.asarray(systems.jit(lambda p, *rows: skeleton.merge(p)(*rows))(placed, *rows)))
+            found.append(np.asarray(jax.jit(lambda p, *rows: skeleton.merge(p)(*rows))(placed, *rows)))
     one, eight = found
     assert one.shape == (4, 1, 1, 24, 8) and one[:3].any() and not one[3].any()
     np.testing.assert_allclose(eight, one, rtol=1e-4, atol=1e-5)

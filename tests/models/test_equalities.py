@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import systems
 from flax import nnx
-from systems import FUSIONS, forward, gradient, jit, lay, system
+from systems import FUSIONS, forward, gradient, lay, system
 
 from mmjax.models.fusion import CrossAttention
 from mmjax.models.vlm import Vlm
@@ -66,11 +66,11 @@ def test_cached_decoding_is_the_full_forward(name):
     cut = batch._replace(span=batch.span * keep[..., None])
     first = int(prompt.max())
     cut = jax.tree.map(lambda x: x[:, :first] if x.ndim in (2, 3) and x.shape[1] == 24 else x, cut)
-    hidden, cache = jit(lambda m, b, k: m.prefill(b, k))(model, cut, model.init_cache(3, 24, jnp.float32))
+    hidden, cache = jax.jit(lambda m, b, k: m.prefill(b, k))(model, cut, model.init_cache(3, 24, jnp.float32))
     found = np.asarray(model.logits(hidden))
     for row in range(3):
         np.testing.assert_allclose(found[row, : prompt[row]], full[row, : prompt[row]], atol=1e-4)
-    step = jit(lambda m, *args: m.step(*args))
+    step = jax.jit(lambda m, *args: m.step(*args))
     rows = np.arange(3)
     for i in range(5):
         at = prompt + i

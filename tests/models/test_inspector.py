@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from systems import jit
 
 from mmjax.models.inspector import MapDecoder, PromptLearner, unlike
 from mmjax.nn.convolution import halved, stretched
@@ -22,7 +21,7 @@ def test_a_map_marks_the_patches_that_are_like_the_wrong_text():
     decoder.linear.bias.set_value(jnp.zeros((2, 3)))
     patches = jnp.zeros((2, 1, 6, 4)).at[:, :, :, 0].set(1.0).at[:, 0, 5].set(jnp.array([0.0, 2.0, 0.0, 0.0]))
     texts = jnp.eye(3)[None, :2]  # right is the first axis, wrong the second
-    found = jit(MapDecoder.__call__, static_argnums=2)(decoder, patches, (2, 3), texts)
+    found = jax.jit(MapDecoder.__call__, static_argnums=2)(decoder, patches, (2, 3), texts)
     assert found.shape == (2, 1, 4, 6, 2)
     np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=1e-6)
     wrong = np.asarray(found[0, 0, ..., 1])
@@ -49,7 +48,7 @@ def test_prompts_are_as_many_as_is_said(size, count):
 def test_what_memory_knows_is_not_unlike_it():
     patches, other = draw(2, 1, 4, 3), draw(2, 1, 5, 3)
     knows = jnp.concatenate([3 * patches, other], axis=2)
-    distance = jit(lambda memory: unlike(patches, memory, (2, 2), (4, 4)))
+    distance = jax.jit(lambda memory: unlike(patches, memory, (2, 2), (4, 4)))
     np.testing.assert_allclose(distance(knows), 0, atol=1e-6)
     assert distance(other).min() > 0
 

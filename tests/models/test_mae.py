@@ -28,7 +28,7 @@ def build():
 
 def test_hidden_patches_are_not_seen():
     order = jnp.array([[4, 0, 1, 2, 3, 5], [1, 2, 0, 3, 4, 5]])
-    paint = systems.jit(lambda pixels: build()(pixels, order, 2))
+    paint = jax.jit(lambda pixels: build()(pixels, order, 2))
     before = paint(jnp.asarray(PIXELS[:2]))
     assert before.shape == (2, 6, 48)
     changed = PIXELS[:2].copy()
@@ -57,7 +57,7 @@ def test_every_mesh_computes_the_same():
             placed = (
                 {p: jax.device_put(w, NamedSharding(mesh, specs[p])) for p, w in params.items()} if mesh else params
             )
-            found = systems.jit(jax.value_and_grad(loss, has_aux=True))(placed, jax.tree.map(rows, batch))
+            found = jax.jit(jax.value_and_grad(loss, has_aux=True))(placed, jax.tree.map(rows, batch))
         losses.append(jax.tree.map(np.asarray, found))
     (alone, weight), gradients = losses[0]
     assert weight == 7 * 3

@@ -45,7 +45,7 @@ def test_targets_are_the_normed_mean_of_normed_blocks():
     model = build()
     tower = model.encoder
 
-    @systems.jit
+    @jax.jit
     def both(pixels):
         x = tower.enter(pixels)
         layers = [plain_norm(tower.encode(x, n)) for n in (2, 3)]
@@ -58,7 +58,7 @@ def test_targets_are_the_normed_mean_of_normed_blocks():
 
 
 def test_hidden_patches_are_not_seen():
-    paint = systems.jit(lambda pixels: build()(pixels, jnp.zeros((2, 9), bool).at[0, 4].set(True)))
+    paint = jax.jit(lambda pixels: build()(pixels, jnp.zeros((2, 9), bool).at[0, 4].set(True)))
     changed = PIXELS[:2].copy()
     changed[:, 4:8, 4:8] += 77
     before, after = paint(jnp.asarray(PIXELS[:2])), paint(jnp.asarray(changed))
@@ -77,7 +77,7 @@ def test_the_teacher_is_no_student():
         total, weight, sums = OBJECTIVE(parts[0], batch, key=jax.random.key(0), teacher=parts[1])
         return total, (weight, sums['spread'] / weight)
 
-    (total, (weight, spread)), (own, teachers) = systems.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(
+    (total, (weight, spread)), (own, teachers) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(
         params, params
     )
     assert total > 0 and 2 <= weight <= 8 and 0.1 < spread < 1

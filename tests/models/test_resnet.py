@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import systems
 from flax import nnx
 from jax.sharding import NamedSharding
 
@@ -29,14 +28,14 @@ def test_every_mesh_computes_the_same():
         with sharding.use(mesh):
             specs = sharding.param_specs(skeleton.merge(params), mesh)
             placed = {path: place(w, specs[path]) for path, w in params.items()}
-            found.append(systems.jit(lambda p, x: skeleton.merge(p).pooled(x))(placed, place(PIXELS, P(ROWS))))
+            found.append(jax.jit(lambda p, x: skeleton.merge(p).pooled(x))(placed, place(PIXELS, P(ROWS))))
     alone, spread = (np.asarray(x) for x in found)
     assert alone.shape == (4, CONFIG.out)
     np.testing.assert_allclose(alone, spread, rtol=1e-4, atol=1e-5)
 
 
 def test_features_of_a_picture_that_is_not_there_are_zero():
-    features = systems.jit(build().__call__)(PIXELS[:2, None, None], jnp.array([[[1, 1, 2]], [[0, 0, 0]]]))
+    features = jax.jit(build().__call__)(PIXELS[:2, None, None], jnp.array([[[1, 1, 2]], [[0, 0, 0]]]))
     assert features.shape == (2, 1, 1, CONFIG.tokens, CONFIG.width) == (2, 1, 1, 2, 128)
     assert features[0].any() and not features[1].any()
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from systems import DECODER, build, jit
+from systems import DECODER, build
 
 from mmjax.batch import Batch
 from mmjax.choose import Chooser
@@ -29,7 +29,7 @@ CONFIG = TopDown.Config(
     layer=Layer.Config(gated=True, normed=True),
 )  # fmt: skip
 RNG = np.random.default_rng(0)
-SCORES = jit(lambda model, batch: model.scores(batch))
+SCORES = jax.jit(lambda model, batch: model.scores(batch))
 
 
 def batch(lengths=(2, 4), counts=(3, 1), fill=0.0, places=6) -> Batch:
@@ -64,7 +64,7 @@ def test_only_what_is_there_counts(model):
 
 
 def test_a_word_for_padding_is_read():
-    read = lambda pad: functools.partial(jit(TopDown.read), build(dataclasses.replace(CONFIG, pad=pad)))
+    read = lambda pad: functools.partial(jax.jit(TopDown.read), build(dataclasses.replace(CONFIG, pad=pad)))
     tokens, length = jnp.array([[3, 4, 0, 0]]), jnp.array([2])
     padded = jnp.array([[9, 9, 3, 4]]), jnp.array([4])
     np.testing.assert_array_equal(read(9)(tokens, length), read(None)(*padded))
@@ -73,7 +73,7 @@ def test_a_word_for_padding_is_read():
 
 def test_the_objective(model):
     logits, there = SCORES(model, batch(counts=(3, 0)))
-    loss, weight, sums = jit(Answers())(model, batch(counts=(3, 0)))
+    loss, weight, sums = jax.jit(Answers())(model, batch(counts=(3, 0)))
     right, x = np.asarray(batch().answers[0]), np.asarray(logits[0])
     expected = (np.logaddexp(0, x) - right * x).sum()
     assert there.tolist() == [True, False] and weight == 1
@@ -98,7 +98,7 @@ def test_regions_stand_among_the_words_of_any_decoder():
     spec = c.media_spec()
     assert (spec.tokens, spec.features, spec.varying, spec.grid(1, 1, 2)) == (4, 3, True, (1, 2))
     model = build(c)
-    media = jit(lambda model, batch: model.media(batch))
+    media = jax.jit(lambda model, batch: model.media(batch))
     found = media(model, batch())
     np.testing.assert_allclose(found[0, :3], model.connector.linear(batch().features[0, 0, :3]), rtol=1e-5)
     np.testing.assert_array_equal(found, media(model, batch(fill=9.0)))

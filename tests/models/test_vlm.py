@@ -10,7 +10,7 @@ import pytest
 import systems
 from flax import nnx
 from jax.sharding import NamedSharding
-from systems import CONNECTORS, ENCODERS, FUSIONS, forward, gradient, jit, lay, system
+from systems import CONNECTORS, ENCODERS, FUSIONS, forward, gradient, lay, system
 
 from mmjax import sharding
 from mmjax.models.budget import BudgetVit
@@ -84,7 +84,7 @@ def test_text_alone_needs_no_pixels():
         model = systems.build(c)
         batch = lay(c, [['abc', 'def']], 8)
         with_blank, _ = forward(model, batch)
-        without = jit(lambda m, b: m.logits(m(b)))(model, batch._replace(pixels=None, media_size=None, states=None))
+        without = jax.jit(lambda m, b: m.logits(m(b)))(model, batch._replace(pixels=None, media_size=None, states=None))
         np.testing.assert_allclose(with_blank, without, rtol=1e-5, atol=1e-6)
 
 
@@ -122,7 +122,7 @@ def test_a_region_reads_its_own_picture_where_its_points_lie():
     points = np.stack([corner, corner, corner])[None]
     batch = lay(system(state=None), [['ab']], 4, media=2)
     batch = batch._replace(points=jnp.asarray(points), points_of=jnp.asarray([[0, 1, -1]], jnp.int32))
-    read = jit(lambda m, x: m._regions(batch, x))
+    read = jax.jit(lambda m, x: m._regions(batch, x))
     tokens = np.asarray(read(model, jnp.asarray(features)))
     assert tokens.shape == (1, 3, systems.WIDTH) and (tokens[0, 2] == 0).all() and (tokens[0, 0] != tokens[0, 1]).any()
     # Far corner and cls token of the first picture, and all of the second.
