@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import pathlib
+import resource
 import shutil
 import sys
 
@@ -14,7 +15,7 @@ import tokenizers
 from safetensors.numpy import load_file, save_file
 
 from mmjax import cli
-from mmjax.checkpoint import Store
+from mmjax.checkpoint import CheckpointError, Place, Store, write_params
 from mmjax.config import Load, Mesh
 from mmjax.document import Document, Text
 from mmjax.params import flatten
@@ -362,3 +363,18 @@ def test_what_reads_both_ways_is_asked_as_it_was_trained(name, public, prompt, t
     layout = made.layout.build(made.model.media_spec())
     asked = layout.prompt(Document([Text('a', weight=0.0)]))
     assert layout.tokenizer.decode(asked.tokens) == prompt and asked.span[0].tolist() == [0, 2]
+
+
+def test_a_disk_that_is_full(tmp_path):
+    want = {'a': jax.ShapeDtypeStruct((1 << 18,), np.float32)}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def job():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))  # a file of a megabyte does not fit
+        return [('a', None, np.ones(1 << 18, np.float32))]
+
+    try:
+        with pytest.raises(CheckpointError, match=r'the checkpoint could not be written .*File too large.*make room'):
+            write_params(tmp_path, Place(0, 0, 0, {}), want, set(), [(1 << 20, job)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
