@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `mmjax train | evaluate | sample | import | export | data`.
+"""The command line: `mmjax train | plan | evaluate | sample | import | export | data`.
 
 Only the standard library is imported here; a verb imports what it needs when it runs, so that help comes at once.
 """
@@ -14,6 +14,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+from mmjax.plan import command
 
 if TYPE_CHECKING:
     from mmjax.data.layout import Layout
@@ -53,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(debug=False)
     verbs = parser.add_subparsers(dest='verb', metavar='VERB')
     _add_train(verbs)
+    _add_plan(verbs)
     _add_evaluate(verbs)
     _add_sample(verbs)
     _add_import(verbs)
@@ -78,6 +81,13 @@ def _add_train(verbs: argparse._SubParsersAction) -> None:
         metavar='HOST:PORT,I,N',
         help='this is process I of N; without a value, as the cluster says (TPU pods, Slurm)',
     )
+
+
+def _add_plan(verbs: argparse._SubParsersAction) -> None:
+    plan = _verb(verbs, 'plan', command.run, 'compile a run for a TPU pod that is not there: does it fit, how fast')
+    plan.epilog = command.EPILOG
+    _config(plan, required=True)
+    command.arguments(plan)
 
 
 def _add_evaluate(verbs: argparse._SubParsersAction) -> None:
@@ -337,7 +347,17 @@ def split_overrides(rest: Sequence[str]) -> list[str]:
         elif overrides and '=' not in overrides[-1] and not arg.startswith('--'):
             overrides[-1] += f'={arg}'
         else:
-            known = ('--config', '--workdir', '--checkpoint', '--accept-changes', '--distributed', '--debug', '--limit')
+            known = (
+                '--config',
+                '--workdir',
+                '--checkpoint',
+                '--accept-changes',
+                '--distributed',
+                '--debug',
+                '--limit',
+                '--topology',
+                '--mesh',
+            )
             near = difflib.get_close_matches(arg.split('=')[0], known, n=1)
             raise ValueError(f'unknown argument {arg!r}' + (f'; did you mean {near[0]}?' if near else ''))
     return [o if '=' in o else f'{o}=true' for o in overrides]

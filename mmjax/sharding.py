@@ -8,13 +8,14 @@ Everything here also works with no mesh set: specs are then dropped.
 Letters: B rows, L tokens, D width, N heads, K key/value heads, H head width, F mlp width, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -38,15 +39,27 @@ act_BLV = P(ROWS, None, 'tp')
 cache_LBSKH = P(None, ROWS, None, 'tp', None)
 
 
-def make_mesh(data: int = 1, fsdp: int = 1, tp: int = 1) -> Mesh:
-    """Returns a mesh of the first data * fsdp * tp devices, in Explicit mode."""
-    devices, want = jax.devices(), data * fsdp * tp
+def make_mesh(data: int = 1, fsdp: int = 1, tp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a mesh of the first data * fsdp * tp devices (None: those that are here), in Explicit mode.
+
+    Where they are of several slices, which only a network connects, `data` runs over the slices first.
+    """
+    devices, want = jax.devices() if devices is None else devices, data * fsdp * tp
     if want > len(devices):
         raise ValueError(
             f'mesh data={data} fsdp={fsdp} tp={tp} needs {want} devices, {len(devices)} are here; '
             f'make one axis smaller, or simulate with XLA_FLAGS=--xla_force_host_platform_device_count={want}'
         )
-    return jax.make_mesh((data, fsdp, tp), AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices[:want])
+    kinds, slices = (AxisType.Explicit,) * 3, len({getattr(d, 'slice_index', 0) for d in devices[:want]})
+    if slices == 1:
+        return jax.make_mesh((data, fsdp, tp), AXES, axis_types=kinds, devices=devices[:want])
+    if data % slices:
+        raise ValueError(
+            f'mesh data={data} fsdp={fsdp} tp={tp} on {slices} slices: data must be a multiple of {slices}, '
+            'for fsdp and tp exchange too much for a network'
+        )
+    inside, across = (data // slices, fsdp, tp), (slices, 1, 1)
+    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, across, devices[:want]), AXES, axis_types=kinds)
 
 
 @contextmanager

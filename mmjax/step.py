@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from mmjax import sharding
 from mmjax.batch import Batch
+from mmjax.compiler import options
 from mmjax.optim import Optimizer
 from mmjax.params import Skeleton, cast
 from mmjax.sharding import ROWS, P
@@ -111,7 +112,8 @@ def compile_update(
 
     The step never compiles again: a batch of other shapes raises ValueError and names the array.
     """
-    compiled = jax.jit(update, donate_argnums=0).lower(state, frozen, batch).compile()
+    asked = options(jax.devices()[0].device_kind)
+    compiled = jax.jit(update, donate_argnums=0).lower(state, frozen, batch).compile(compiler_options=asked)
     shapes = _shapes(batch)
 
     def step(state: State, frozen: Params, batch: Batch) -> tuple[State, Sums]:

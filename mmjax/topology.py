@@ -18,9 +18,18 @@ ENVIRONMENT = {
 
 
 def devices(name: str, *, slices: int = 1) -> list[jax.Device]:
-    """Returns the chips of a topology ('v5e:2x2', 'v5p:8x8x8', 'tpu7x:2x2x1'): programs compile for them, none runs."""
+    """Returns the chips of a topology ('v5e:2x2', 'v5p:8x8x8', 'tpu7x:2x2x1'): programs compile for them, none runs.
+
+    Raises ValueError for a topology that the compiler does not know.
+    """
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     if importlib.util.find_spec('libtpu') is None:
         raise ModuleNotFoundError("the TPU compiler is missing: pip install -e '.[plan]'")
-    return list(topologies.get_topology_desc(platform='tpu', topology_name=name, num_slices=slices).devices)
+    # A chip of v4 is one device, as on later ones; on 7x it is always two.
+    one = {'chip_config_name': 'megacore'} if name.startswith('v4:') else {}
+    try:
+        found = topologies.get_topology_desc(platform='tpu', topology_name=name, num_slices=slices, **one)
+    except jax.errors.JaxRuntimeError as e:
+        raise ValueError(f'no TPU pod {name!r} of {slices} slices is known: {str(e).splitlines()[0][:200]}') from e
+    return list(found.devices)

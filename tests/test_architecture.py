@@ -19,7 +19,8 @@ LAYERS = {
     'models': ('models',),
     'objectives': ('objectives', 'decode', 'sample', 'weights', 'evals', 'optim'),
     'program': (
-        *('arrays', 'config', 'config_io', 'workdir', 'checkpoint', 'log', 'host', 'feed', 'start', 'step', 'train'),
+        *('arrays', 'checkpoint', 'compiler', 'config', 'config_io', 'feed', 'host', 'log', 'start', 'step'),
+        *('train', 'workdir'),
         *('answer', 'ask', 'choose', 'compare', 'evaluate', 'plan', 'public', 'report', 'topology', 'verify'),
         *('marking', 'vocabulary'),
     ),

@@ -236,7 +236,9 @@ class Vlm(nnx.Module):
 
     def seen(self, batch: Batch) -> tuple[Array, ...]:
         """Returns what the connector reads of all B * M media: features [N, T*n, E], their count [N], words [N, W]."""
-        size, features = batch.media_size, self.encoder(batch.shown, batch.media_size)
+        size = batch.media_size
+        with jax.named_scope('encoder'):
+            features = self.encoder(batch.shown, size)
         b, m, t, n = features.shape[:4]
         x = reshape_rows(features, (b * m, t * n, features.shape[4]))
         count = reshape_rows(-(-size[..., 0] // self.temporal) * self._per_frame(size), (b * m,))
@@ -251,7 +253,8 @@ class Vlm(nnx.Module):
         b, m = size.shape[:2]
         x, t = seen[0], 1 if batch.pixels is None else -(-batch.pixels.shape[2] // self.temporal)
         if self.connector is not None:
-            x = self.connector(*seen)
+            with jax.named_scope('connector'):
+                x = self.connector(*seen)
             if self.varying and t > 1:
                 x = together(x, reshape_rows(self._per_frame(size) // self.squares**2, (b * m,)), t)
         if self.newline is not None:
@@ -265,7 +268,8 @@ class Vlm(nnx.Module):
     def __call__(self, batch: Batch, seen: tuple[Array, ...] | None = None) -> Float[Array, 'B L D']:
         """Returns the hidden states after the last norm; what `seen` gave need not be computed again."""
         x, beside = self._fused(batch, seen)
-        return self.decoder(x, batch.span, batch.position, expert=batch.expert, **beside)
+        with jax.named_scope('decoder'):
+            return self.decoder(x, batch.span, batch.position, expert=batch.expert, **beside)
 
     def logits(self, hidden: Float[Array, 'B L D']) -> Float[Array, 'B L V']:
         """Returns float32 scores of the next token; those of the vocabulary's padding are -inf."""

@@ -64,6 +64,7 @@ class Attention(nnx.Module):
         self.inner_norm = c.inner_norm.build((heads, head), spec=b_NH, rngs=rngs) if c.inner_norm else None
         self.o = Linear((heads, head), width, bias=c.o_bias, spec=w_NHD, scale=out_scale, rngs=rngs)
 
+    @jax.named_scope('attn')
     def keys_values(self, source: Float[Array, 'B S E'], turn: Turn | None = None) -> KeyValue:
         """Returns the keys and values of a source: the queries' own input, or media."""
         k = self.k(source)
@@ -85,6 +86,7 @@ class Attention(nnx.Module):
         """
         return self.out(self.collect(self.queries(x, turn), kv, span, place, bias))
 
+    @jax.named_scope('attn')
     def queries(self, x: Float[Array, 'B L D'], turn: Turn | None = None) -> Float[Array, 'B L N H']:
         """Returns the queries, normed and turned."""
         q = self.q(x)
@@ -120,6 +122,7 @@ class Attention(nnx.Module):
             return span
         return narrow(span, jnp.arange(span.shape[1])[None] if place is None else place, self.window)
 
+    @jax.named_scope('attn')
     def out(self, y: Float[Array, 'B L N H']) -> Float[Array, 'B L D']:
         """Returns what was collected, mapped back to the width."""
         return self.o(y if self.inner_norm is None else self.inner_norm(y))
@@ -130,6 +133,7 @@ def narrow(span: Int[Array, 'B L 2'], place: Int[Array, '#B L'], window: int) ->
     return jnp.stack([jnp.maximum(span[..., 0], place + 1 - window), span[..., 1]], axis=-1)
 
 
+@jax.named_scope('attention')  # of which `plan` counts the products by their arrays' shapes
 def attend(
     q: Float[Array, 'B L N H'],
     kv: KeyValue,

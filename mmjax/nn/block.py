@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -137,6 +138,7 @@ class CrossBranch(nnx.Module):
         """Returns the keys and values of a source, which decoding computes once."""
         return self.attn.keys_values(media)
 
+    @jax.named_scope('cross')
     def __call__(
         self, x: Float[Array, 'B L D'], kv: KeyValue, span: Int[Array, 'B L 2'] | Planned
     ) -> Float[Array, 'B L D']:
@@ -183,6 +185,7 @@ class GatedBlock(nnx.Module):
         """Returns the keys and values of media, which decoding computes once."""
         return self.attn.keys_values(_apply(self.media_norm, media))
 
+    @jax.named_scope('gated')
     def __call__(
         self, x: Float[Array, 'B L D'], kv: KeyValue, span: Int[Array, 'B L 2'] | Planned
     ) -> Float[Array, 'B L D']:

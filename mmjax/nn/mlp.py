@@ -48,6 +48,7 @@ class Mlp(nnx.Module):
         self.inner_norm = c.inner_norm.build(c.width, spec=b_F, rngs=rngs) if c.inner_norm else None
         self.down = Linear(c.width, width_out, bias=c.bias, spec=w_FD, scale=out_scale, rngs=rngs)
 
+    @jax.named_scope('mlp')
     def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... E']:
         """Returns the part's output, without the residual."""
         act, h = ACTIVATIONS[self.act], self.up(x)

@@ -7,6 +7,7 @@ B rows, L tokens, D width.
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -52,6 +53,7 @@ def next_token(
     return token_losses(model, hidden, labels, weight, z_loss=z_loss, label_smoothing=label_smoothing, chunk=chunk)
 
 
+@jax.named_scope('loss')
 def token_losses(
     model: Any,
     hidden: Float[Array, 'B L D'],
