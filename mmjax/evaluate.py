@@ -230,7 +230,8 @@ def _sums(objective: Any, model: Any, batch: Batch) -> dict[str, jax.Array]:
 def losses(name: str, documents: Sequence[Document], layout: Layout, model: Any, objective: Any) -> dict[str, float]:
     """Returns the mean loss over all that is learnt of the documents; of next tokens its exponential and the hit rate.
 
-    Next tokens are judged by their likelihood alone, without what an objective adds to it.
+    Next tokens are judged by their likelihood alone, without what an objective adds to it. An objective that asks
+    nothing may know its own control, what one would lose who sees no picture.
     """
     laid: list[Laid] = []
     for document in documents:
@@ -245,7 +246,8 @@ def losses(name: str, documents: Sequence[Document], layout: Layout, model: Any,
     if not total['weight']:
         return {}
     if 'nll' not in total:
-        return {f'{name}_loss': total['loss'] / total['weight']}
+        blinds = {f'blind_{name}_loss': total['blind'] / total['weight']} if 'blind' in total else {}
+        return {f'{name}_loss': total['loss'] / total['weight']} | blinds
     loss = total['nll'] / total['weight']
     return {
         f'{name}_loss': loss,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mmjax.objectives.masking import Blocks, pictures
+from mmjax.objectives.masking import Blocks, pictures, unseen
 
 
 @dataclasses.dataclass(kw_only=True, unsafe_hash=True)
@@ -31,18 +31,23 @@ class Latents:
     def __call__(
         self, model: Any, batch: Any, *, key: Array, teacher: Any
     ) -> tuple[Float[Array, ''], Float[Array, ''], dict[str, Float[Array, '']]]:
-        """Returns the sums over hidden patches; `spread` is the targets' deviation, which falls when they collapse."""
+        """Returns the sums over hidden patches.
+
+        `blind` is the error of the targets' mean at each place, which sees no picture; `spread` is their deviation.
+        Both fall when the targets collapse.
+        """
         if teacher is None:
             raise ValueError('Latents needs a teacher: set the decay of the averaged weights, Stage.ema')
         pixels, there = pictures(batch)
         hidden = self.mask(key, pixels.shape[0], model.encoder.grid)
         target = jax.lax.stop_gradient(teacher.targets(pixels, self.last))
-        loss = errors(model(pixels, hidden), target, self.beta)
         counts = hidden & there[:, None]
+        total = lambda found: jnp.where(counts, errors(found, target, self.beta), 0).sum()
+        loss, blind = total(model(pixels, hidden)), total(unseen(target, there))
         # Over pictures and patches of each entry: norms make it 1 over the entries of each patch, whatever happens.
         spread = jnp.sqrt(target.var(axis=(0, 1)).mean())
         count = counts.sum(dtype=jnp.float32)
-        return jnp.where(counts, loss, 0).sum(), count, {'spread': spread * count}
+        return loss, count, {'spread': spread * count, 'blind': blind}
 
 
 def errors(found: Float[Array, 'N P D'], target: Float[Array, 'N P D'], beta: float) -> Float[Array, 'N P']:

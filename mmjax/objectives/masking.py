@@ -9,7 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mmjax import sharding
 from mmjax.batch import Batch
@@ -24,6 +24,13 @@ def pictures(batch: Batch) -> tuple[Array, Bool[Array, 'N']]:
     there = jnp.arange(t) < batch.media_size[..., :1]
     flat = lambda x: sharding.reshape_rows(x, (b * m * t, *x.shape[3:]))
     return flat(batch.pixels), flat(there)
+
+
+def unseen(target: Float[Array, 'N P C'], there: Bool[Array, 'N']) -> Float[Array, 'N P C']:
+    """Returns the mean of the batch's pictures at each place: the best guess of one who knows the place alone."""
+    real = jnp.where(there[:, None, None], target, 0)
+    mean = real.sum(axis=0, keepdims=True) / jnp.maximum(there.sum(), 1)
+    return jnp.broadcast_to(mean, target.shape)
 
 
 def random_order(key: Array, pictures: int, patches: int) -> Int[Array, 'N P']:

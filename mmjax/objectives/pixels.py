@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mmjax.models.vision import normalise, patches
-from mmjax.objectives.masking import pictures, random_order
+from mmjax.objectives.masking import pictures, random_order, unseen
 
 
 @dataclasses.dataclass(kw_only=True, unsafe_hash=True)
@@ -26,16 +26,18 @@ class MaskedPixels:
     def __call__(
         self, model: Any, batch: Any, *, key: Array, teacher: Any = None
     ) -> tuple[Float[Array, ''], Float[Array, ''], dict[str, Float[Array, '']]]:
-        """Returns the sums over hidden patches."""
+        """Returns the sums over hidden patches; `blind` is the error of the mean picture of the batch."""
         pixels, there = pictures(batch)
         tower = model.encoder
         count = tower.grid[0] * tower.grid[1]
         visible = int(count * (1 - self.hidden))
         order = random_order(key, pixels.shape[0], count)
-        painted = model(pixels, order, visible)
-        loss = patch_errors(painted, patches(normalise(pixels, tower.mean, tower.std), tower.patch_size), self.normed)
+        target = patches(normalise(pixels, tower.mean, tower.std), tower.patch_size).astype(jnp.float32)
+        target = own_deviations(target) if self.normed else target
         counts = removed(order, visible) & there[:, None]
-        return jnp.where(counts, loss, 0).sum(), counts.sum(dtype=jnp.float32), {}
+        total = lambda found: jnp.where(counts, patch_errors(found, target), 0).sum()
+        loss, blind = total(model(pixels, order, visible)), total(unseen(target, there))
+        return loss, counts.sum(dtype=jnp.float32), {'blind': blind}
 
 
 def removed(order: Array, visible: int) -> Bool[Array, 'N P']:
@@ -43,12 +45,14 @@ def removed(order: Array, visible: int) -> Bool[Array, 'N P']:
     return jnp.argsort(order, axis=1) >= visible
 
 
-def patch_errors(painted: Float[Array, 'N P C'], target: Float[Array, 'N P C'], normed: bool) -> Float[Array, 'N P']:
-    """Returns each patch's mean squared error, float32; `normed`: of the target less its mean, by its deviation."""
-    target = target.astype(jnp.float32)
-    if normed:
-        centred = target - target.mean(axis=-1, keepdims=True)
-        # The unbiased variance, as the published models were trained.
-        variance = jnp.square(centred).sum(axis=-1, keepdims=True) / (target.shape[-1] - 1)
-        target = centred / jnp.sqrt(variance + 1e-6)
+def own_deviations(target: Float[Array, 'N P C']) -> Float[Array, 'N P C']:
+    """Returns patches less their own mean, by their own deviation."""
+    centred = target - target.mean(axis=-1, keepdims=True)
+    # The unbiased variance, as the published models were trained.
+    variance = jnp.square(centred).sum(axis=-1, keepdims=True) / (target.shape[-1] - 1)
+    return centred / jnp.sqrt(variance + 1e-6)
+
+
+def patch_errors(painted: Float[Array, 'N P C'], target: Float[Array, 'N P C']) -> Float[Array, 'N P']:
+    """Returns each patch's mean squared error, float32."""
     return jnp.square(painted.astype(jnp.float32) - target).mean(axis=-1)

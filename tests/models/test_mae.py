@@ -47,8 +47,8 @@ def test_every_mesh_computes_the_same():
     batch = Batch(None, None, None, None, pixels=PIXELS[:, None, None], media_size=SIZE)
 
     def loss(params, batch):
-        total, weight, _ = objective(skeleton.merge(params), batch, key=jax.random.key(3))
-        return total, weight
+        total, weight, sums = objective(skeleton.merge(params), batch, key=jax.random.key(3))
+        return total, (weight, sums['blind'])
 
     for mesh in (None, sharding.make_mesh(2, 2, 2)):
         rows = lambda x, mesh=mesh: jax.device_put(x, NamedSharding(mesh, P(ROWS))) if mesh else jnp.asarray(x)
@@ -59,9 +59,10 @@ def test_every_mesh_computes_the_same():
             )
             found = jax.jit(jax.value_and_grad(loss, has_aux=True))(placed, jax.tree.map(rows, batch))
         losses.append(jax.tree.map(np.asarray, found))
-    (alone, weight), gradients = losses[0]
-    assert weight == 7 * 3
+    (alone, (weight, blind)), gradients = losses[0]
+    assert weight == 7 * 3 and 0 < blind < alone  # nothing has been learnt yet
     np.testing.assert_allclose(losses[1][0][0], alone, rtol=1e-5)
+    np.testing.assert_allclose(losses[1][0][1][1], blind, rtol=1e-5)
     for path, gradient in gradients.items():
         np.testing.assert_allclose(losses[1][1][path], gradient, rtol=1e-3, atol=1e-4, err_msg=path)
 

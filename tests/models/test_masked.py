@@ -75,12 +75,11 @@ def test_the_teacher_is_no_student():
         parts = skeleton.merge(student), skeleton.merge(teacher)
         batch = jax.tree.map(jnp.asarray, BATCH)
         total, weight, sums = OBJECTIVE(parts[0], batch, key=jax.random.key(0), teacher=parts[1])
-        return total, (weight, sums['spread'] / weight)
+        return total, (weight, sums['spread'] / weight, sums['blind'])
 
-    (total, (weight, spread)), (own, teachers) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(
-        params, params
-    )
-    assert total > 0 and 2 <= weight <= 8 and 0.1 < spread < 1
+    grad = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    (total, (weight, spread, blind)), (own, teachers) = grad(params, params)
+    assert 0 < blind < total and 2 <= weight <= 8 and 0.1 < spread < 1
     assert not any(np.any(g) for g in teachers.values())
     assert all(np.any(own[path]) for path in ('encoder/mask', 'encoder/relative/table', 'head/kernel'))
 

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.objectives.masking import Blocks, random_order
-from mmjax.objectives.pixels import patch_errors, removed
+from mmjax.objectives.masking import Blocks, random_order, unseen
+from mmjax.objectives.pixels import own_deviations, patch_errors, removed
 
 
 def test_every_picture_hides_as_many_patches_and_others():
@@ -25,12 +25,19 @@ def test_targets_are_each_patchs_own_deviations():
     target = rng.normal(3, 5, (2, 3, 12)).astype(np.float32)
     own = (target - target.mean(-1, keepdims=True)) / np.sqrt(target.var(-1, ddof=1, keepdims=True) + 1e-6)
     painted = rng.normal(size=target.shape).astype(np.float32)
-    errors = lambda x, normed: patch_errors(jnp.asarray(x), jnp.asarray(target), normed)
-    np.testing.assert_allclose(errors(own, True), 0, atol=1e-9)
-    np.testing.assert_allclose(errors(painted, True), np.square(painted - own).mean(-1), rtol=1e-5)
-    np.testing.assert_allclose(errors(painted, False), np.square(painted - target).mean(-1), rtol=1e-5)
+    normed = own_deviations(jnp.asarray(target))
+    errors = lambda x: patch_errors(jnp.asarray(x), normed)
+    np.testing.assert_allclose(errors(own), 0, atol=1e-9)
+    np.testing.assert_allclose(errors(painted), np.square(painted - own).mean(-1), rtol=1e-5)
     # A patch that is painted grey is wrong by its variance.
-    np.testing.assert_allclose(errors(np.zeros_like(target), True), 11 / 12, rtol=1e-5)
+    np.testing.assert_allclose(errors(np.zeros_like(target)), 11 / 12, rtol=1e-5)
+
+
+def test_one_who_sees_no_picture_guesses_the_mean_of_those_that_are_there():
+    target = np.random.default_rng(0).normal(size=(4, 3, 5)).astype(np.float32)
+    guess = unseen(jnp.asarray(target), jnp.array([True, False, True, True]))
+    np.testing.assert_allclose(guess, np.broadcast_to(target[[0, 2, 3]].mean(0), target.shape), rtol=1e-5)
+    assert not np.any(unseen(jnp.asarray(target), jnp.zeros(4, bool)))
 
 
 def test_blocks_hide_neighbours_and_no_more_than_asked():

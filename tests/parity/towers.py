@@ -12,7 +12,7 @@ from references import Reference
 from mmjax.models.connector import unit
 from mmjax.models.vision import patches, plain_norm
 from mmjax.objectives.latents import errors
-from mmjax.objectives.pixels import patch_errors, removed
+from mmjax.objectives.pixels import own_deviations, patch_errors, removed
 from mmjax.weights import Account, imagebind, vit
 
 
@@ -27,7 +27,8 @@ def run_mae(r: Reference) -> Result:
     def outputs(model: Any) -> dict[str, Any]:
         painted = model(pixels, order, visible)
         gone = removed(order, visible)
-        errors = patch_errors(painted, patches(pixels, config.encoder.patch), r.config['norm_pix_loss'])
+        target = patches(pixels, config.encoder.patch)
+        errors = patch_errors(painted, own_deviations(target) if r.config['norm_pix_loss'] else target)
         return dict(
             logits=painted,
             mask=gone.astype(jnp.float32),
