@@ -58,10 +58,11 @@ def get_config(arg: str = '') -> Run:
 
 
 def small(run: Run) -> Run:
-    """One stage of repeated strings, judged on strings that were never seen."""
+    """One stage of repeated strings, judged on strings that were never seen, and on the same ones in disorder."""
     mix, rate = Mix.Config(parts=[Part(source=Echo.Config())]), Adamw(peak_lr=2e-3, warmup=50, schedule='linear')
     stage = dataclasses.replace(run.stages[0], data=mix, steps=1500, optimizer=rate)
     run.layout.max_tokens = 160
     run.stages = [stage]
-    run.evals = [Eval('echo', Echo.Config(seed=1), metric='loss', count=64, blind=False)]
+    heard = dict(echo=Echo.Config(seed=1), disordered=Echo.Config(seed=1, ordered=False))
+    run.evals = [Eval(name, source, metric='loss', count=64, blind=False) for name, source in heard.items()]
     return run

@@ -25,6 +25,7 @@ class Echo:
         letters: str = 'abcdefghijklmnopqrstuvwxyz0123456789'
         shortest: int = 4
         longest: int = 24
+        ordered: bool = True  # False: the letters said again stand in any order, a control: nothing can be looked up
         length: int = 140
         count: int = 1_000_000
         seed: int = 0
@@ -52,4 +53,5 @@ class Echo:
         rng = np.random.default_rng([c.seed, index])
         once = ''.join(rng.choice(list(c.letters), size=int(rng.integers(c.shortest, c.longest + 1))))
         again = (once * (c.length // len(once)))[: c.length - len(once)]
+        again = again if c.ordered else ''.join(rng.permutation(list(again)))
         return Document([Text(once, weight=0.0), Text(again)], key=f'{self.name}:{c.seed}:{index}')

@@ -12,6 +12,9 @@ def test_a_string_is_repeated_and_learnt_from_the_second_time_on():
         assert (once.text + again.text) == (once.text * 40)[:40] and (once.weight, again.weight) == (0.0, 1.0)
         lengths.add(n)
     assert lengths == set(range(3, 10))
+    apart = Echo.Config(shortest=3, longest=9, length=40, ordered=False).build()
+    for (once, again), (same, other) in ((source[i].pieces, apart[i].pieces) for i in range(9)):
+        assert once == same and sorted(again.text) == sorted(other.text) and again.text != other.text
     assert source[5].pieces == source[5].pieces and source[5].pieces != source[6].pieces
 
 
