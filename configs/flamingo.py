@@ -10,7 +10,7 @@ Numbers of sizes and training are (unverified): written from memory of the paper
 
 from configs import data, parts, small
 from configs.args import Args, parse
-from configs.debug import shrink
+from configs.debug import in_place_of_loading, shrink
 from mmjax.config import Adamw, Load, Mesh, Run, Stage
 from mmjax.data import templates
 from mmjax.data.layout import Layout
@@ -30,7 +30,7 @@ def get_config(arg: str = '') -> Run:
     """Returns the run of a size."""
     a = parse(arg, '3b', '9b', '80b', 'small', steps=True)
     run = small_run(a) if a.size == 'small' else published(a)
-    return shrink(run) if a.debug else run
+    return in_place_of_loading(shrink(run)) if a.debug else run
 
 
 def published(a: Args) -> Run:

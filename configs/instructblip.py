@@ -16,7 +16,7 @@ Only the Q-Former and its map are trained, here from the public weights. Numbers
 
 from configs import data, parts
 from configs.args import parse
-from configs.debug import shrink
+from configs.debug import in_place_of_loading, shrink
 from mmjax.config import Adamw, Load, Mesh, Run, Stage
 from mmjax.data import templates
 from mmjax.data.layout import Layout
@@ -61,4 +61,4 @@ def get_config(arg: str = '') -> Run:
     )  # fmt: skip
     load = Load(f'weights/instructblip-{name}', table=table)
     run = Run(model, layout, [tune], mesh=Mesh(1, -1, 1), remat='block', load=[load])
-    return shrink(run) if a.debug else run
+    return in_place_of_loading(shrink(run)) if a.debug else run

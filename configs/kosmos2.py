@@ -66,4 +66,4 @@ def get_config(arg: str = '') -> Run:
     ]
     # It goes on from a run of configs/kosmos1.py (unverified).
     run = Run(model, layout, stages, mesh=Mesh(1, -1, 1), remat='block', load=[Load('runs/kosmos1')])
-    return shrink(run) if a.debug else run
+    return shrink(run, steps=600) if a.debug else run

@@ -78,7 +78,8 @@ def get_config(arg: str = '') -> Run:
 
 
 def small(run: Run) -> Run:
-    """Conversations of one turn, and of several with a picture each: digits, and names for them."""
-    parts = [Part(source=Digits.Config(task=task, shots=2), task=Chat()) for task in ('caption', 'few_shot')]
+    """Conversations of one turn, and of several with a picture each: how many digits there are, and names for them."""
+    weights = {'count': 1.0, 'few_shot': 0.25}
+    parts = [Part(source=Digits.Config(task=task, shots=2), weight=w, task=Chat()) for task, w in weights.items()]
     run.stages = [dataclasses.replace(stage, data=Mix.Config(parts=parts)) for stage in run.stages]
     return run
