@@ -25,10 +25,11 @@ SUFFIXES = {
     'anls': 'ANLS', 'cider': 'CIDEr', 'bleu4': 'BLEU-4', 'rouge_l': 'ROUGE-L',
     'text_at_1': 'text found', 'text_at_5': 'text among 5', 'text_at_10': 'text among 10',
     'image_at_1': 'picture found', 'image_at_5': 'picture among 5', 'image_at_10': 'picture among 10',
+    'pixel_auroc': 'AUROC over pixels', 'image_auroc': 'AUROC over pictures',
     'loss': 'loss', 'perplexity': 'perplexity', 'token_accuracy': 'tokens predicted',
 }  # fmt: skip
 RECALLS = tuple(f'{found}_at_{k}' for found in ('text', 'image') for k in (1, 5, 10))
-SHARES = ('exact', 'vqa', 'iou50', *RECALLS, 'token_accuracy')
+SHARES = ('exact', 'vqa', 'iou50', *RECALLS, 'pixel_auroc', 'image_auroc', 'token_accuracy')
 
 STYLE = pathlib.Path(__file__).with_name('style.css').read_text()
 
