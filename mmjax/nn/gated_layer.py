@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mmjax.nn.layers import Linear, contract, normal, parameter
+from mmjax.nn.contract import contract
+from mmjax.nn.layers import Linear, normal, parameter
 from mmjax.sharding import P, b_D, w_DE
 
 

@@ -15,8 +15,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from mmjax import sharding
+from mmjax.nn.contract import contract
 from mmjax.sharding import P
-from pallas_kernels.platform import platform
 
 
 def normal(key: Array, shape: tuple[int, ...], std: float) -> Array:
@@ -50,40 +50,6 @@ def parameter(value: Array, spec: P) -> nnx.Param:
     if value.ndim != len(spec):
         raise ValueError(f'{spec} names {len(spec)} axes of a parameter with shape {value.shape}')
     return nnx.Param(value, spec=spec)
-
-
-def contract(x: Array, kernel: Array, num_in: int, out_axes: P, dtype: DTypeLike | None = None) -> Array:
-    """Returns x @ kernel over the last `num_in` axes of x, laid out as x in front of them and as `out_axes` behind."""
-    x = x.astype(kernel.dtype)
-    lead, out_sharding = x.ndim - num_in, None
-    if mesh := sharding.current():
-        out_axes = sharding.fit(out_axes, kernel.shape[num_in:], mesh, 'the output of a Linear')
-        # Only we can say where a sum over tp lands, and that a gathered fsdp axis does not come back.
-        out_sharding = P(*jax.typeof(x).sharding.spec[:lead], *out_axes)
-    if platform() == 'cpu' and (specs := _flat_specs(x, kernel, num_in, out_sharding)):
-        # The gradient of a kernel sums over all of x's first axes. On a CPU that is one matrix product when they are
-        # one axis, and a transposed copy of the activations when they are several: a step took 1.3 times as long.
-        rows, inputs = math.prod(x.shape[:lead]), math.prod(x.shape[lead:])
-        flat_x = jnp.reshape(x, (rows, inputs), out_sharding=specs[0])
-        flat_kernel = jnp.reshape(kernel, (inputs, -1), out_sharding=specs[1])
-        y = jnp.dot(flat_x, flat_kernel, preferred_element_type=dtype, out_sharding=specs[2])
-        return jnp.reshape(y, (*x.shape[:lead], *kernel.shape[num_in:]), out_sharding=out_sharding)
-    axes = (tuple(range(lead, x.ndim)), tuple(range(num_in)))
-    return jax.lax.dot_general(x, kernel, (axes, ((), ())), preferred_element_type=dtype, out_sharding=out_sharding)
-
-
-def _flat_specs(x: Array, kernel: Array, num_in: int, out: P | None) -> tuple[P | None, P | None, P | None] | None:
-    """Returns the specs of [rows, inputs], [inputs, outputs], [rows, outputs]; None where axes cannot be merged."""
-    if out is None:
-        return None, None, None
-    lead, place = x.ndim - num_in, jax.typeof(x).sharding.spec
-    stored = jax.typeof(kernel).sharding.spec
-    groups = [place[:lead], place[lead:], stored[:num_in], stored[num_in:], out[lead:]]
-    # Merged axes keep their places only if no axis but the first is split.
-    if not all(groups) or any(axis is not None for group in groups for axis in group[1:]):
-        return None
-    rows, inputs, kernel_in, kernel_out, outputs = (group[0] for group in groups)
-    return P(rows, inputs), P(kernel_in, kernel_out), P(rows, outputs)
 
 
 class Linear(nnx.Module):

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mmjax.nn.layers import Linear, contract, normal
+from mmjax.nn.contract import contract
+from mmjax.nn.layers import Linear, normal
 from mmjax.sharding import P
 
 
