@@ -71,7 +71,7 @@ def _kernel_gradient(num_in: int, stored: P, x: Array, grad: Array) -> Array:
     others = tuple(name for name in _names(place[:lead]) if name != 'fsdp')
 
     def local(x: Array, grad: Array) -> Array:
-        flat = lambda a: a.reshape(math.prod(a.shape[:lead]), -1)
+        flat = lambda a: a.reshape(math.prod(a.shape[:lead]), math.prod(a.shape[lead:]))  # rows may be none
         sums = jnp.dot(flat(x).T, flat(grad).astype(x.dtype))
         sums = sums.reshape(*x.shape[lead:], *grad.shape[lead:])
         sums = jax.lax.psum_scatter(sums, 'fsdp', scatter_dimension=stored.index('fsdp'), tiled=True)

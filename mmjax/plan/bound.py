@@ -94,7 +94,7 @@ def bandwidth(axes: Sequence[str], chip: Chip, widths: Mapping[str, int]) -> flo
     return 2 * chip.link * min(sum(widths[axis] for axis in axes), chip.torus)
 
 
-def widths(devices: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+def torus_widths(devices: np.ndarray, names: Sequence[str]) -> dict[str, int]:
     """Returns for each axis of a mesh through how many dimensions of the torus it runs; 0 where it leaves a slice."""
     found = {}
     for i, name in enumerate(names):

@@ -78,12 +78,13 @@ def compile_step(request: Request, folder: pathlib.Path) -> dict[str, Any]:
     text = next(folder.glob('*TLP-hlo.txt')).read_text(errors='replace')
     code = hlo.Program(text)
     sends = hlo.collectives(code, axes)
-    time_of = bound.bound(code, schedule.read(folder), sends, chip, bound.widths(mesh.devices, mesh.axis_names), state)
+    rings = bound.torus_widths(mesh.devices, mesh.axis_names)
+    least = bound.bound(code, schedule.read(folder), sends, chip, rings, state)
     work = flops.by_part(program.work(step), bound.PARTS)
     return answer | dict(
         memory=found._asdict(),
         work={part: one._asdict() for part, one in work.items()},
-        bound=time_of._asdict(),
+        bound=least._asdict(),
         collectives=[
             dict(kind=kind, axes=list(over), hidden=hidden, count=count, sent=sent)
             for (kind, over, hidden), (count, sent) in hlo.totals(sends).items()

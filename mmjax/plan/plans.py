@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from mmjax.plan.bound import Bound
 from mmjax.plan.child import Request
 from mmjax.plan.chips import Chip, chip_of
 from mmjax.plan.flops import Work
@@ -23,7 +24,7 @@ class PlanError(Exception):
 
 @dataclasses.dataclass
 class Plan:
-    """What is known of a step on a pod. `work`, `bound` and `collectives` are empty where it does not fit."""
+    """What is known of a step on a pod. Without `bound`, `work` and `collectives` where it does not fit."""
 
     request: Request
     stage: str
@@ -37,7 +38,7 @@ class Plan:
     seconds: float  # that compiling took
     memory: Memory
     work: dict[str, Work] = dataclasses.field(default_factory=dict)
-    bound: dict[str, Any] = dataclasses.field(default_factory=dict)
+    bound: Bound | None = None
     collectives: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @property
@@ -48,9 +49,7 @@ class Plan:
     @property
     def step(self) -> float:
         """Seconds that a step takes at least; infinite where it does not fit."""
-        if not self.bound:
-            return float('inf')
-        return max(sum(self.bound['compute'].values()) + self.bound['waiting'], self.bound['hidden'])
+        return self.bound.seconds if self.bound else float('inf')
 
     @property
     def useful(self) -> float:
@@ -73,7 +72,9 @@ class Plan:
         if self.bound:
             derived |= dict(step_seconds=self.step, mfu=self.mfu, useful_flops=self.useful, chip_hours=self.chip_hours)
         plain = dataclasses.asdict(self) | dict(
-            memory=self.memory._asdict(), work={part: one._asdict() for part, one in self.work.items()}
+            memory=self.memory._asdict(),
+            work={part: one._asdict() for part, one in self.work.items()},
+            bound=self.bound and self.bound._asdict(),
         )
         return plain | derived
 
@@ -97,8 +98,9 @@ def make(request: Request) -> Plan:
             said = next((line for line in reversed(lines) if 'Error' in line), lines[-1] if lines else 'nothing')
             raise PlanError(f'{request.config} on {request.topology}: {said}')
         answer = json.loads(told.read_text())
-    memory, work = Memory(**answer.pop('memory')), answer.pop('work', {})
-    return Plan(request, memory=memory, work={part: Work(**one) for part, one in work.items()}, **answer)
+    memory, work = Memory(**answer.pop('memory')), {part: Work(**one) for part, one in answer.pop('work', {}).items()}
+    time = Bound(**answer.pop('bound')) if 'bound' in answer else None
+    return Plan(request, memory=memory, work=work, bound=time, **answer)
 
 
 def ways_out(plan: Plan, most: int = 3) -> list[str]:

@@ -75,7 +75,7 @@ def memory(plan: Plan) -> Table:
 
 def work(plan: Plan) -> Table:
     """Returns part by part what a step must compute, and the least time for it."""
-    compute, peak = plan.bound['compute'], plan.devices * plan.chip.peak
+    compute, peak = plan.bound.compute, plan.devices * plan.chip.peak
     rows = []
     for part in sorted({*compute, *plan.work}, key=lambda p: -compute.get(p, 0)):
         one, seconds = plan.work.get(part), compute.get(part, 0.0)
@@ -84,7 +84,7 @@ def work(plan: Plan) -> Table:
             [part, *shares, f'{seconds:.4f}', f'{100 * one.issued / peak / seconds:.0f} %' if one and seconds else '']
         )
     total = sum(one.issued for one in plan.work.values())
-    rows.append(['waiting for others', '', '', '', f'{plan.bound["waiting"]:.4f}', ''])
+    rows.append(['waiting for others', '', '', '', f'{plan.bound.waiting:.4f}', ''])
     rows.append(
         ['step', f'{plan.useful:.2e}', f'{total - plan.useful:.2e}', f'{total / peak:.4f}', f'{plan.step:.4f}', '']
     )

@@ -34,7 +34,7 @@ def plan(activations: float, *, mesh: str = '', seconds: float = 1.0, **changes)
     if found.fits:
         own |= dict(
             work={'decoder': Work(1e15, 2e15, 1e15, 1e14)},
-            bound=dict(compute={'decoder': 0.8 * seconds}, waiting=0.2 * seconds, hidden=0.1, unknown=0),
+            bound=bound.Bound(compute={'decoder': 0.8 * seconds}, waiting=0.2 * seconds, hidden=0.1, unknown=0),
             collectives=[dict(kind='all-gather', axes=['fsdp'], hidden=False, count=3, sent=2.0 * GIB)],
         )
     return plans.Plan(**own | changes)
@@ -143,7 +143,7 @@ def test_bad_input(capsys):
 def test_axes_run_through_the_torus():
     device = lambda i, j, s: type('Device', (), dict(coords=(i, j, 0), slice_index=s))()
     grid = np.array([[[device(i, j, s) for j in range(2)] for i in range(2)] for s in range(2)])
-    assert bound.widths(grid, ('data', 'fsdp', 'tp')) == {'data': 0, 'fsdp': 1, 'tp': 1}
+    assert bound.torus_widths(grid, ('data', 'fsdp', 'tp')) == {'data': 0, 'fsdp': 1, 'tp': 1}
 
 
 @compiler
@@ -151,7 +151,7 @@ def test_axes_run_through_the_torus():
 def test_the_real_compiler(config, topology):
     found = plans.make(plans.Request(f'{ROOT}/configs/{config}', topology, mesh='fsdp=2,tp=2', timeout=600.0))
     assert found.memory.fits and found.devices == 4 and 0 < found.mfu < 1
-    assert {'encoder', 'decoder', 'loss', 'update'} <= found.bound['compute'].keys() and found.collectives
+    assert {'encoder', 'decoder', 'loss', 'update'} <= found.bound.compute.keys() and found.collectives
     assert found.work['encoder'].backward == 0 < found.work['decoder'].backward
 
 
