@@ -37,6 +37,7 @@ from mmjax.models.trunk import Trunk
 from mmjax.models.vision import Vit
 from mmjax.models.vlm import Vlm
 from mmjax.nn.attention import Attention
+from mmjax.nn.block import GatedBlock
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.positions import Rotary
 from mmjax.objectives.latents import Latents
@@ -85,6 +86,8 @@ FEWER: dict[type, Callable[[Any], dict[str, Any]]] = {
     Blocks: lambda c: dict(count=22, least=4),
     Latents: lambda c: dict(last=2),
     Mae.Config: lambda c: dict(width=WIDTH, depth=2),
+    # Gates that begin closed let no picture through before such a run ends.
+    GatedBlock.Config: lambda c: dict(gate_init=1.0),
     CrossAttention.Config: lambda c: dict(every=min(c.every, 2)),
     Attention.Config: lambda c: dict(heads=HEADS, kv_heads=c.kv_heads and math.gcd(c.kv_heads, HEADS), head_width=None),
     Mlp.Config: lambda c: dict(width=2 * WIDTH),
