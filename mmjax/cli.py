@@ -276,7 +276,9 @@ def run_train(args: argparse.Namespace, overrides: list[str]) -> int:
         if args.distributed and not found:
             raise ValueError(f'--distributed={args.distributed}: write HOST:PORT,I,N, e.g. localhost:9876,0,2')
         address, index, count = found.groups() if found else (None, None, None)
-        jax.distributed.initialize(address, count and int(count), index and int(index))
+        # A peer that is gone or hangs is noticed within so many seconds, and named.
+        peer = dict(heartbeat_timeout_seconds=40)
+        jax.distributed.initialize(address, count and int(count), index and int(index), **peer)
     from mmjax.config import load_config
     from mmjax.train import train
     from mmjax.workdir import claim
