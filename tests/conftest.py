@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of every test: eight simulated devices, a compile cache that outlives the run, shapes checked as traced."""
 
+import importlib.util
 import os
 import pathlib
 
@@ -17,6 +18,8 @@ FLAGS = {
     'xla_backend_optimization_level': 0,
     'xla_cpu_use_fusion_emitters': 'false',
 }
+if importlib.util.find_spec('libtpu'):
+    del FLAGS['xla_cpu_use_fusion_emitters']  # unknown to the TPU compiler, which ends the process
 for _flag, _value in FLAGS.items():
     if _flag not in os.environ.get('XLA_FLAGS', ''):
         os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --{_flag}={_value}'.strip()
