@@ -19,14 +19,22 @@ import tempfile
 from typing import NamedTuple
 
 CHIPS = {'v4': 'v4:2x2x1', 'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2', '7x': 'tpu7x:2x2x1'}
-FLAGS = '--xla_jf_dump_to={} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=post-bundle-packing-post-ra'
+# Small arrays would be moved into VMEM as a whole, and a kernel's own transfers vanish from its schedule.
+IN_HBM = '--xla_vf_vmem_memory_space_assignment=false --xla_gf_vmem_memory_space_assignment=false'
+FLAGS = (
+    IN_HBM + ' --xla_jf_dump_to={} --xla_jf_dump_llo_text=true'
+    ' --xla_jf_dump_llo_pass_label_regex=post-bundle-packing-post-ra'
+)
 REGION = re.compile(r'^ *\$region(\d+): #\{[^}]*\}(?: parent=(\d+))?(?: // (\w+))?')
 RANGE = re.compile(r'^ *// region range: \[(\d+), (\d+)\)')
 ALLOCATION = re.compile(r'^ *#allocation\d+(_spill)? \[.*space=vmem, size = (0x[0-9a-f]+)')
 
 
 class Schedule(NamedTuple):
-    """Cycles of one kernel: of its conditional parts in order, those with matrix products apart, and of a step else."""
+    """Cycles of one kernel: of its conditional parts in order, those with matrix products apart, and of a step else.
+
+    What starts transfers is part of a step, also where it is conditional: few steps of sparse rows need none.
+    """
 
     products: list[int]
     others: list[int]
@@ -36,23 +44,24 @@ class Schedule(NamedTuple):
 
 
 class Region(NamedTuple):
-    """One region of the tree; `products` counts the matrix instructions inside."""
+    """One region of the tree; `products` and `transfers` count instructions inside."""
 
     parent: int | None
     kind: str | None
-    cycles: int
-    products: int
+    cycles: int = 0
+    products: int = 0
+    transfers: int = 0
 
 
-def read(path: pathlib.Path) -> Schedule:
-    """Reads the region tree of one kernel."""
-    regions: dict[int, Region] = {}
+def read(path: pathlib.Path) -> Schedule | None:
+    """Reads the region tree of one kernel; None where the dump is of something without a loop over products."""
+    regions = {0: Region(None, None)}
     spills = vmem = current = 0
     with path.open(errors='replace') as lines:
         for line in lines:
             if found := REGION.match(line):
                 current = int(found[1])
-                regions[current] = Region(int(found[2]) if found[2] else None, found[3], 0, 0)
+                regions[current] = Region(int(found[2]) if found[2] else None, found[3])
             elif found := RANGE.match(line):
                 regions[current] = regions[current]._replace(cycles=int(found[2]) - int(found[1]))
             elif found := ALLOCATION.match(line):
@@ -60,11 +69,17 @@ def read(path: pathlib.Path) -> Schedule:
                 vmem += int(found[2], 16)
             elif 'vmatmul' in line:
                 regions[current] = regions[current]._replace(products=regions[current].products + 1)
+            elif 'dma.hbm_to_vmem' in line or 'dma.vmem_to_hbm' in line:
+                regions[current] = regions[current]._replace(transfers=regions[current].transfers + 1)
     bodies = {number for number, region in regions.items() if region.kind == 'loop_body'}
+    if not bodies or not any(region.products for region in regions.values()):
+        return None
     conditional = {
         n: region for n, region in regions.items() if region.kind == 'pred_region' and bodies & above(n, regions)
     }
-    leaves = {n: r for n, r in conditional.items() if not any(n in above(m, regions) for m in conditional)}
+    leaves = {
+        n: r for n, r in conditional.items() if not r.transfers and not any(n in above(m, regions) for m in conditional)
+    }
     total = max(regions[n].cycles for n in bodies)
     return Schedule(
         products=[r.cycles for r in leaves.values() if r.products],
@@ -99,8 +114,8 @@ def schedules(chip: str, spec: str, **settings: object) -> dict[str, Schedule]:
         found = {}
         for path in sorted(pathlib.Path(folder).rglob('*post-bundle-packing-post-ra.txt')):
             name = re.sub(r'^\d+-|(\.\d+)?-\d+-post-bundle-packing-post-ra\.txt$', '', path.name)
-            if 'loop_body' in path.read_text(errors='replace') and 'vmatmul' in path.read_text(errors='replace'):
-                found[name] = read(path)
+            if schedule := read(path):
+                found[name] = schedule
         return found
 
 
@@ -125,23 +140,21 @@ def compile_here(chip: str, spec: str, settings: dict) -> None:
         jax.jit(call).lower(*shapes).compile()
 
 
-def ours(length: int = 4096, heads: int = 2, groups: int = 1, width: int = 128, rows: int = 1024, keys: int = 1024,
-         at_once: int = 512, dtype: str = 'bfloat16', cap: float | None = None, backward: bool = True):  # fmt: skip
-    """Our kernels, forward and backward."""
+def ours(length: int = 4096, heads: int = 2, groups: int = 1, width: int = 128, rows: int | None = None,
+         keys: int = 1024, part_rows: int = 512, part_keys: int = 512):  # fmt: skip
+    """Our kernels, forward and backward; without `rows` with the tiles that they choose for the chip."""
     import jax
     import jax.numpy as jnp
 
     from pallas_kernels.span_attention import fused
     from pallas_kernels.span_attention.tpu import Sizes, Tpu
 
-    kernel = Tpu(scale=width**-0.5, soft_cap=cap, sizes=Sizes(rows, keys, at_once))
-    q = jax.ShapeDtypeStruct((1, length, heads * groups, width), dtype)
-    kv = jax.ShapeDtypeStruct((1, length, heads, width), dtype)
+    sizes = rows and Sizes(rows, keys, part_rows, part_keys)
+    kernel = Tpu(scale=width**-0.5, sizes=sizes)
+    q = jax.ShapeDtypeStruct((1, length, heads * groups, width), jnp.bfloat16)
+    kv = jax.ShapeDtypeStruct((1, length, heads, width), jnp.bfloat16)
     span = jax.ShapeDtypeStruct((1, length, 2), jnp.int32)
-    out = lambda q, k, v, span: fused.attention(kernel, q, k, v, span)[0]
-    if not backward:
-        return out, (q, kv, kv, span)
-    loss = lambda q, k, v, span: out(q, k, v, span).astype(jnp.float32).sum()
+    loss = lambda q, k, v, span: fused.attention(kernel, q, k, v, span)[0].astype(jnp.float32).sum()
     return jax.grad(loss, (0, 1, 2)), (q, kv, kv, span)
 
 

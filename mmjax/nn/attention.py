@@ -144,24 +144,25 @@ def attend(
     soft_cap: float | None,
 ) -> Float[Array, 'B L N H']:
     """Calls the kernel, on each device for its rows and heads."""
-    mesh, k, v = sharding.current(), kv.k.astype(q.dtype), kv.v.astype(q.dtype)
-    kernel = lambda q, k, v, span, bias: span_attention(q, k, v, span, scale=scale, soft_cap=soft_cap, bias=bias)
+    mesh, heads = sharding.current(), kv.k.shape[-2]
+    act = None if mesh is None else sharding.fit(act_BLNH, q.shape, mesh, 'the queries of an attention')
+    groups = mesh.shape['tp'] // heads if act and act[2] else 1
+    if groups > 1 or kv.k.dtype != q.dtype:
+        kv = kv.alone()  # of all layers, only this one is copied
+    k, v, layer = kv.k.astype(q.dtype), kv.v.astype(q.dtype), kv.layer
+    kernel = lambda q, k, v, span, bias, layer: span_attention(
+        q, k, v, span, scale=scale, soft_cap=soft_cap, bias=bias, layer=layer
+    )
     if mesh is None:
-        return kernel(q, k, v, span, bias)
-    act = sharding.fit(act_BLNH, q.shape, mesh, 'the queries of an attention')
-    groups = mesh.shape['tp'] // k.shape[2]
-    if act[2] and groups > 1:
+        return kernel(q, k, v, span, bias, layer)
+    if groups > 1:
         # Fewer key heads than devices: each device gets a copy of the one head that its queries share.
         k, v = (jnp.repeat(x, groups, axis=2) for x in (k, v))
-    specs = (
-        act,
-        act,
-        act,
-        P(ROWS),
-        None if bias is None else P(None if bias.shape[0] == 1 else ROWS, act[2], None, None),
-    )
+    keys = act if layer is None else P(None, *act)
+    added = None if bias is None else P(None if bias.shape[0] == 1 else ROWS, act[2], None, None)
+    specs = (act, keys, keys, P(ROWS), added, P())
     place = lambda x, spec: jax.tree.map(lambda x: sharding.place(x, P(*spec, *[None] * (x.ndim - len(spec)))), x)
-    args = [place(x, spec) for x, spec in zip((q, k, v, span, bias), specs, strict=True)]
+    args = [place(x, spec) for x, spec in zip((q, k, v, span, bias, layer), specs, strict=True)]
     return jax.shard_map(kernel, in_specs=specs, out_specs=act, check_vma=False)(*args)
 
 

@@ -20,6 +20,13 @@ class KeyValue(NamedTuple):
 
     k: Float[Array, '*depth B S K H']
     v: Float[Array, '*depth B S K H']
+    layer: Int[Array, ''] | None = None  # of the depth axis, this one's: a kernel may read it where it lies
+
+    def alone(self) -> 'KeyValue':
+        """Returns one layer's keys and values without a depth axis."""
+        if self.layer is None:
+            return self
+        return KeyValue(*(jax.lax.dynamic_index_in_dim(x, self.layer, 0, keepdims=False) for x in self[:2]))
 
 
 def zeros(depth: int, rows: int, length: int, heads: int, width: int, dtype: DTypeLike) -> KeyValue:
@@ -44,7 +51,7 @@ def recall(
         put = lambda old, new: jax.lax.dynamic_update_slice(old, new[None].astype(old.dtype), start)
         return fresh, jax.tree.map(put, kept, fresh)
     kept = jax.tree.map(lambda old, new: _write_rows(old, new.astype(old.dtype), layer, write), kept, fresh)
-    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, layer, 0, keepdims=False), kept), kept
+    return kept._replace(layer=layer), kept
 
 
 def _write_rows(

@@ -22,7 +22,7 @@ class Kernel(NamedTuple):
     """One operation. Where a loop's rounds are not known, as in attention over a list of tiles, it counts once."""
 
     cycles: float
-    round: float = 0.0  # of that loop, with one of its products: it has several, of which a round takes one
+    round: float = 0.0  # of that loop, with the longest of its products: that is a whole tile, others are parts of one
     end: float = 0.0  # what that loop does at the first and last tile of a block of queries
 
 
@@ -71,10 +71,9 @@ def kernel(text: str) -> Kernel:
     body = max(bodies, key=lambda n: regions[n].cycles)
     inside = [n for n, region in regions.items() if region.kind == 'pred_region' and body in above[n]]
     leaves = [regions[n] for n in inside if not any(n in above[m] for m in inside)]
-    products = sorted(region.cycles for region in leaves if region.products)
+    products = [region.cycles for region in leaves if region.products]
     ends = sum(region.cycles for region in leaves if not region.products)
-    one = products[len(products) // 2] if products else 0
-    return Kernel(total, regions[body].cycles - sum(products) - ends + one, ends)
+    return Kernel(total, regions[body].cycles - sum(products) - ends + max(products, default=0), ends)
 
 
 def _regions(text: str) -> dict[int, Region]:

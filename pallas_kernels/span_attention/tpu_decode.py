@@ -17,6 +17,7 @@ C = (keys at once) * K columns of scores.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -27,14 +28,13 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.span_attention.fused import NOTHING
-from pallas_kernels.span_attention.tiles import FIRST, LAST, Planned, TileList, list_tiles
+from pallas_kernels.span_attention.tiles import FIRST, HIGH, LAST, LOW, Format, Planned, Tile, list_tiles
 from pallas_kernels.span_attention.tpu_kernels import (
     LANES,
     LEAST,
     LOG2_E,
     UNSEEN,
     between,
-    by_sides,
     capped,
     dot,
     hide,
@@ -67,7 +67,7 @@ class Cut(NamedTuple):
     @classmethod
     def of(cls, q: Array | jax.ShapeDtypeStruct, k: Array | jax.ShapeDtypeStruct, tile_bytes: int) -> 'Cut':
         """Chooses tiles of `tile_bytes` of keys, a multiple of 128 keys, for q [B, L, N, H] and k [B, S, K, H]."""
-        _, length, heads, width = k.shape
+        length, heads, width = k.shape[-3:]
         keys = LANES
         while keys < length and 2 * keys * heads * max(width, LANES) * k.dtype.itemsize <= tile_bytes:
             keys *= 2
@@ -78,9 +78,10 @@ class Cut(NamedTuple):
 
 def forward(
     q: Float[Array, 'B L N H'],
-    k: Float[Array, 'B S K H'],
-    v: Float[Array, 'B S K Hv'],
+    k: Float[Array, 'depth B S K H'],
+    v: Float[Array, 'depth B S K Hv'],
     planned: Planned,
+    layer: Int[Array, ''],
     *,
     scale: float,
     soft_cap: float | None,
@@ -88,29 +89,29 @@ def forward(
     vmem: int,
     interpret: object,
 ) -> tuple[Float[Array, 'B L N Hv'], Float[Array, 'B L N']]:
-    """See fused.Kernel.forward."""
+    """See fused.Kernel.forward; `layer` says which of the cache's layers is read."""
     rows, length, heads, width = q.shape
-    num_keys, kv_heads, value_width = *k.shape[1:3], v.shape[-1]
+    num_keys, kv_heads, value_width = *k.shape[2:4], v.shape[-1]
     scores = length * heads
     span = _within(planned.span, num_keys)
-    tiles = planned.tiles(span, cut.padded(num_keys), (length, cut.keys))
+    tile = Tile(length, cut.keys)
+    tiles = planned.tiles(span, cut.padded(num_keys), tile)
     # Bounds in columns, on all lanes.
     bounds = jnp.broadcast_to(jnp.repeat(span * kv_heads, heads, axis=1)[..., None], (rows, scores, 2, LANES))
     q = (q.astype(jnp.float32) * (scale * LOG2_E)).astype(q.dtype).reshape(rows, scores, width)
-    k, v = (x.reshape(rows, num_keys * kv_heads, x.shape[-1]) for x in (k, v))
+    k, v = (x.reshape(-1, num_keys * kv_heads, x.shape[-1]) for x in (k, v))
     columns = cut.at_once * kv_heads
     own = jnp.arange(scores)[:, None] % heads // (heads // kv_heads) == jnp.arange(columns) % kv_heads
-    of_row = lambda *block: pl.BlockSpec((None, *block), lambda t, line, *_: (line[t], *[0] * len(block)))
-    of_tile = lambda x: pl.BlockSpec(
-        (None, cut.keys * kv_heads, x.shape[-1]), lambda t, line, keys, *_: (line[t], keys[t], 0)
-    )
+    form = Format.of(rows, length, cut.padded(num_keys), tile)
+    of_row, of_tile = _blocks(form)
+    of_keys = lambda x: of_tile(cut.keys * kv_heads, x.shape[-1])
     call = pl.pallas_call(
-        functools.partial(_kernel, cut=cut, kv_heads=kv_heads, soft_cap=soft_cap, precision=_precision(q)),
+        functools.partial(_kernel, form=form, cut=cut, kv_heads=kv_heads, soft_cap=soft_cap, precision=_precision(q)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=5,
-            grid=(tiles.count.reshape(()),),
+            num_scalar_prefetch=2,
+            grid=(tiles[0],),
             in_specs=[
-                of_row(scores, width), of_tile(k), of_tile(v), of_row(scores, LANES), of_row(scores, LANES),
+                of_row(scores, width), of_keys(k), of_keys(v), of_row(scores, LANES), of_row(scores, LANES),
                 pl.BlockSpec((scores, columns), lambda t, *_: (0, 0)),
             ],
             out_specs=[of_row(scores, value_width), of_row(scores, LANES)],
@@ -124,16 +125,35 @@ def forward(
         interpret=interpret,
         name='span_attention_decode',
     )  # fmt: skip
-    out, lse = call(*tiles[:5], q, k, v, bounds[:, :, 0], bounds[:, :, 1], jnp.where(own, 0.0, UNSEEN))
+    out, lse = call(
+        tiles, jnp.reshape(layer * rows, 1), q, k, v, bounds[:, :, 0], bounds[:, :, 1], jnp.where(own, 0.0, UNSEEN)
+    )
     shape = (rows, length, heads)
     lse = lse[..., 0].reshape(shape)
     return out.reshape(*shape, value_width), jnp.where(lse < NOTHING, lse * (1 / LOG2_E), NOTHING)
 
 
-def plan(q, k, span: Int[Array, 'B L 2'], cut: Cut) -> dict[tuple[int, int, int], TileList]:
+def _blocks(form: Format) -> tuple[Callable[..., pl.BlockSpec], Callable[..., pl.BlockSpec]]:
+    """Returns what makes specs of (what belongs to a row, a tile of its cache), of the shapes of their blocks."""
+
+    def of_row(*block: int) -> pl.BlockSpec:
+        index = lambda t, tiles, first: (form.row(form.entry(tiles, t)), *[0] * len(block))
+        return pl.BlockSpec((None, *block), index)
+
+    def of_tile(*block: int) -> pl.BlockSpec:
+        def index(t, tiles, first):
+            entry = form.entry(tiles, t)
+            return first[0] + form.row(entry), form.keys(entry), 0
+
+        return pl.BlockSpec((None, *block), index)
+
+    return of_row, of_tile
+
+
+def plan(q, k, span: Int[Array, 'B L 2'], cut: Cut) -> dict[tuple[int, ...], Int[Array, 'W']]:
     """Returns the list that `forward` needs for queries and keys of such shapes, as `Planned` keeps it."""
-    size = cut.padded(k.shape[1]), q.shape[1], cut.keys
-    return {size: list_tiles(_within(span, k.shape[1]), size[0], size[1:])}
+    num_keys, tile = cut.padded(k.shape[-3]), Tile(q.shape[1], cut.keys)
+    return {(num_keys, *tile): list_tiles(_within(span, k.shape[-3]), num_keys, tile)}
 
 
 def _within(span: Int[Array, 'B L 2'], num_keys: int) -> Int[Array, 'B L 2']:
@@ -146,34 +166,33 @@ def _precision(q) -> lax.Precision:
 
 
 def _kernel(
-    line, keys, flags, row_low, row_high, q_ref, k_ref, v_ref, low_ref, high_ref, own_ref,
-    out_ref, lse_ref, top, total, acc, *, cut, kv_heads, soft_cap, precision,
+    tiles, _, q_ref, k_ref, v_ref, low_ref, high_ref, own_ref,
+    out_ref, lse_ref, top, total, acc, *, form, cut, kv_heads, soft_cap, precision,
 ):  # fmt: skip
     """Adds one tile of the cache to its row; bounds are in columns of scores, own_ref [R, C] is 0 or UNSEEN."""
-    t = pl.program_id(0)
-    flag = flags[t]
+    entry = form.entry(tiles, pl.program_id(0))
     columns = cut.at_once * kv_heads
 
-    @pl.when(flag & FIRST != 0)
+    @pl.when(entry & FIRST != 0)
     def _():
         top[...] = jnp.full_like(top, LEAST)
         total[...] = jnp.zeros_like(total)
         acc[...] = jnp.zeros_like(acc)
 
-    def tile(cut_low: bool, cut_high: bool) -> None:
+    def tile(some: bool) -> None:
         q, own = q_ref[...], own_ref[...]
         for start in range(0, cut.keys * kv_heads, columns):
             values = v_ref[start : start + columns, :]
             scores = dot(q, k_ref[start : start + columns, :], (1, 1), precision)
             if soft_cap:
                 scores = capped(scores, soft_cap)
-            if cut_low or cut_high:
-                offset = keys[t] * (cut.keys * kv_heads) + start
+            if some:
+                offset = form.keys(entry) * (cut.keys * kv_heads) + start
                 place = lax.broadcasted_iota(jnp.int32, scores.shape, 1)
                 low, high = (repeat(ref[...] - offset, columns) for ref in (low_ref, high_ref))
-                seen = between(place, low if cut_low else None, high if cut_high else None)
+                seen = between(place, low, high)
                 scores = jnp.where(seen, scores, UNSEEN)
-                values = hide(values, offset, row_low[line[t]] * kv_heads, row_high[line[t]] * kv_heads)
+                values = hide(values, offset, *(x * kv_heads for x in form.bounds(tiles, entry)))
             if kv_heads > 1:
                 scores = scores + own
             old = top[...]
@@ -187,9 +206,11 @@ def _kernel(
             more = dot(weights.astype(values.dtype), values, (1, 0), precision)
             acc[...] = acc[...] * repeat(shrink, more.shape[1]) + more
 
-    by_sides(flag, tile)
+    whole = entry & (LOW | HIGH) == 0
+    pl.when(whole)(lambda: tile(False))
+    pl.when(~whole)(lambda: tile(True))
 
-    @pl.when(flag & LAST != 0)
+    @pl.when(entry & LAST != 0)
     def _():
         sums = total[...].sum(axis=1, keepdims=True)
         some = sums > 0

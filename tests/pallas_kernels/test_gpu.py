@@ -61,8 +61,6 @@ def test_dispatch(monkeypatch):
     assert 'span_attention_forward' in chosen(shape(2048))
     for other in (shape(256), shape(2048, 512), shape(2048, dtype='float16')):
         assert 'span_attention_forward' not in chosen(other)
-    with pytest.raises(ValueError, match=r"'gpu' is made for heads of .* not of 512 in bfloat16; 'xla'"):
-        span_attention(*[jnp.zeros((1, 8, 1, 512), jnp.bfloat16)] * 3, jnp.zeros((1, 8, 2), int), implementation='gpu')
 
 
 @pytest.mark.skipif(jax.default_backend() != 'gpu', reason='needs a GPU')

@@ -13,7 +13,7 @@ from jax.experimental.pallas import tpu as pltpu
 from pallas_kernels.span_attention import api, fused, reference, span_attention, tpu_decode
 from pallas_kernels.span_attention.gpu import Gpu
 from pallas_kernels.span_attention.reference import visible
-from pallas_kernels.span_attention.tiles import END, FIRST, HIGH, LAST, LOW, START, Planned, list_tiles
+from pallas_kernels.span_attention.tiles import END, FIRST, HIGH, LAST, LOW, START, Format, Planned, Tile, list_tiles
 from pallas_kernels.span_attention.tpu import Sizes, Tpu
 from pallas_kernels.span_attention.xla import Tiles, Xla
 
@@ -103,7 +103,7 @@ SHAPES = {  # B, L, S, N, K, H, Hv, soft cap
     'one query': (3, 1, 290, 2, 1, 32, 32, None),
     'more queries than keys': (1, 270, 7, 2, 2, 32, 32, 5.0),
 }
-SMALL = Sizes(256, 128, 128)
+SMALL = Sizes(256, 256, 128, 128)
 KERNELS = {
     'xla': Xla,
     'xla, small tiles by row': functools.partial(Xla, tile=Tiles(32, 28, True)),
@@ -111,7 +111,7 @@ KERNELS = {
     'tpu': functools.partial(Tpu, interpret=True),
     'tpu, small tiles': functools.partial(Tpu, sizes=SMALL, interpret=True),
     # Two key tiles' gradients fit: longer rows are cut.
-    'tpu, in parts': functools.partial(Tpu, sizes=SMALL._replace(vmem=2 * 2 * 128 * 2 * 128 * 12), interpret=True),
+    'tpu, in parts': functools.partial(Tpu, sizes=SMALL._replace(vmem=2 * 2 * 128 * 256 * 12), interpret=True),
     'gpu': functools.partial(Gpu, interpret=True),
 }
 
@@ -310,9 +310,9 @@ def test_tiles_are_those_that_some_query_sees():
     rng = np.random.default_rng(3)
     for name in ('causal', 'packed', 'pictures in text', 'window', 'nothing'):
         span = np.stack([SPANS[name](rng, 64, 64) for _ in range(2)])
-        tiles = list_tiles(jnp.asarray(span), 64, (8, 16))
-        line, keys, flags = (np.asarray(x)[: int(tiles.count[0])] for x in tiles[:3])
-        row, queries = np.divmod(line, 8)
+        tiles = list_tiles(jnp.asarray(span), 64, Tile(8, 16))
+        form, entries = Format.of(2, 64, 64, Tile(8, 16)), np.asarray(tiles[1 : 1 + tiles[0]])
+        row, queries, keys, flags = form.row(entries), form.line(entries), form.keys(entries), entries
         seen = np.asarray(visible(jnp.asarray(span), 64)).reshape(2, 8, 8, 4, 16)
         some, every = seen.any((2, 4)), seen.all((2, 4))
         # A line that sees nothing keeps one tile, to write its zeros.
@@ -388,6 +388,17 @@ def test_decoding_equals_reference(shape, dtype):
     jax.tree.map(np.testing.assert_array_equal, run(q, spoil(k), spoil(v), span), run(q, k, v, span))
 
 
+def test_a_layer_of_a_cache_is_read_where_it_lies():
+    (q, k, v), _, _ = arrays('one query')
+    span, (kernel, run) = spans('ragged cache', 'one query'), decoding(None)
+    cache = [jnp.stack([x * jnp.nan, x, x * 2]) for x in (k, v)]
+    found = jax.jit(kernel.decode_in_place)(q, *cache, span, jnp.array(1))
+    jax.tree.map(np.testing.assert_array_equal, found, run(q, k, v, span))
+    for name in ('reference', 'xla'):
+        call = functools.partial(span_attention, implementation=name)
+        np.testing.assert_array_equal(call(q, *cache, span, layer=jnp.array(1)), call(q, k, v, span))
+
+
 def test_a_list_made_before_decoding_changes_nothing(monkeypatch):
     (q, k, v), _, _ = arrays('one query')
     span, (kernel, run) = spans('ragged cache', 'one query'), decoding(None)
@@ -399,7 +410,7 @@ def test_a_list_made_before_decoding_changes_nothing(monkeypatch):
 
 def test_vmap_leaves_lists_of_fewer_rows_behind():
     span = jnp.zeros((2, 4, 2), jnp.int32)
-    planned = Planned(span, {(16, 4, 16): list_tiles(span, 16, (4, 16))})
+    planned = Planned(span, {(16, 4, 16, 1, 1): list_tiles(span, 16, Tile(4, 16))})
     call = fused.folded(lambda planned, q, k, v: (jnp.full(len(q), len(planned.lists)),))
     lists = lambda x: call(x, x, x, planned)[0]
     assert lists(jnp.zeros((2, 4))).tolist() == [1, 1]
@@ -425,6 +436,9 @@ def test_memory_grows_with_the_length_not_its_square():
         ({'sinks': (3,)}, ValueError, r'one sink for each of 4 heads, not \(3,\)'),
         ({'bias': (1, 2, 5, 7)}, ValueError, r'a bias \[1 or B,N,L,S\], not \(1, 2, 5, 7\)'),
         ({'bias': (3, 4, 5, 7)}, ValueError, r'not \(3, 4, 5, 7\), for q \(2, 5, 4, 8\)'),
+        ({'q': (5, 4, 8)}, ValueError, r'takes q \[B,L,N,H\], k \[B,S,K,H\], .* not q \(5, 4, 8\)'),
+        ({'k': (3, 2, 7, 2, 8)}, ValueError, r'k \[B,S,K,H\], .* k \(3, 2, 7, 2, 8\)'),
+        ({'layer': ()}, ValueError, r'k \[depth,B,S,K,H\], .* k \(2, 7, 2, 8\)'),
     ],
 )
 def test_refuses_arrays_that_do_not_belong_together(change, error, message):
@@ -445,3 +459,18 @@ def test_refusals():
             span_attention(q, k, v, span, bias=jnp.zeros((1, 2, 1, 290)), implementation=other)
     with pytest.raises(ValueError, match=r"'tpu' does not run on .*'xla' does"):
         span_attention(q, k, v, span, implementation='tpu')
+
+
+@pytest.mark.parametrize('name', api.KERNELS)
+def test_kernels_refuse_what_they_are_not_made_for(name, monkeypatch):
+    monkeypatch.setattr(api, 'platform', lambda: name)
+    wide, half = jnp.zeros((1, 8, 1, 512), jnp.bfloat16), jnp.zeros((1, 8, 1, 64), jnp.float16)
+    span, narrow = jnp.zeros((1, 8, 2), int), jnp.zeros((1, 8, 1, 64), jnp.bfloat16)
+    for arrays, error, message in (
+        ((wide, wide, wide), ValueError, "heads of 32 to 256 .* not of 512 with values of 512 in bfloat16; 'xla'"),
+        ((narrow, narrow, wide), ValueError, "not of 64 with values of 512 in bfloat16; 'xla' takes them"),
+        ((half, half, half), ValueError, "in bfloat16 or float32, not of 64 with values of 64 in float16; 'xla'"),
+        ((narrow, narrow, half), TypeError, "one type, not bfloat16, bfloat16 and float16; 'xla' takes them"),
+    ):
+        with pytest.raises(error, match=message):
+            span_attention(*arrays, span, implementation=name)

@@ -98,3 +98,23 @@ def test_a_scanned_decoder_lists_tiles_once_a_step_and_view(local, views, monkey
     assert listing and len(made) == views and 'span_attention_backward' in text
     # What a loop over layers computes has the loop in its name.
     assert not [line for line in listing if 'while/body' in line]
+
+
+def test_a_step_of_decoding_reads_its_cache_where_it_lies():
+    # A scan over the layers writes each its key and value and reads its part of one array: nothing of it is copied.
+    block = Block.Config(attn=Attention.Config(heads=8, kv_heads=8, head_width=128), mlp=Mlp.Config(width=128))
+    config = Decoder.Config(vocab=128, width=128, depth=3, block=block)
+    devices = np.array(topology.devices('v5e:2x2')[:2]).reshape(1, 2, 1)
+    mesh = Mesh(devices, ('data', 'fsdp', 'tp'), (AxisType.Explicit,) * 3)
+    with jax.set_mesh(mesh):
+        graph, params = nnx.split(nnx.eval_shape(lambda: config.build(rngs=nnx.Rngs(0))))
+        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, 'bfloat16', sharding=x.sharding), params)
+        cache = jax.eval_shape(lambda params: nnx.merge(graph, params).init_cache(2, 8192, jnp.bfloat16), params)
+        rows = NamedSharding(mesh, P(('data', 'fsdp')))
+        array = lambda *size, dtype='int32': jax.ShapeDtypeStruct(size, dtype, sharding=rows)
+        step = lambda params, cache, *arrays: nnx.merge(graph, params).step(*arrays, cache)
+        arrays = array(2, 1, 128, dtype='bfloat16'), array(2, 1, 2), array(2, 1), array(2)
+        program = jax.jit(step, donate_argnums=1).lower(params, cache, *arrays).compile()
+    assert 'span_attention_decode' in program.as_text()
+    layer = 8192 * 8 * 128 * 2  # bytes of a device's keys
+    assert program.memory_analysis().temp_size_in_bytes < layer / 4
