@@ -8,6 +8,8 @@ configs/flamingo.py:debug           tries all parts on a CPU
 Numbers of sizes and training are (unverified): written from memory of the paper.
 """
 
+import dataclasses
+
 from configs import data, parts, small
 from configs.args import Args, parse
 from configs.debug import in_place_of_loading, shrink
@@ -30,7 +32,7 @@ def get_config(arg: str = '') -> Run:
     """Returns the run of a size."""
     a = parse(arg, '3b', '9b', '80b', 'small', steps=True)
     run = small_run(a) if a.size == 'small' else published(a)
-    return in_place_of_loading(shrink(run)) if a.debug else run
+    return in_place_of_loading(counting(shrink(run))) if a.debug else run
 
 
 def published(a: Args) -> Run:
@@ -60,6 +62,13 @@ def published(a: Args) -> Run:
     # Neither part is public: runs of one's own, whose words include the special tokens, frozen with the rest.
     loads = [Load('runs/tower', ('encoder/.*',)), Load(f'runs/chinchilla_{language_model}', ('decoder/.*',))]
     return Run(model, layout, [stage], mesh=Mesh(1, -1, 1), remat='block', load=loads, fresh=trainable)
+
+
+def counting(run: Run) -> Run:
+    """Counts are all that is asked: with names told by examples beside them, a debug run ends blind."""
+    mix = run.stages[0].data
+    run.stages[0].data = dataclasses.replace(mix, parts=mix.parts[:1])
+    return run
 
 
 def small_run(a: Args) -> Run:
