@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mmjax.config import Log
+from mmjax.watch import Goodput, Watchdog, clock
 
 # Not sums over tokens: the last step's value is what a line says.
 LAST = ('lr',)
@@ -48,7 +49,8 @@ class Logger:
         self._pending: tuple[int, Mapping[str, Any]] | None = None
         self._time, self._timed = time.perf_counter(), Counter()
         self._rates: dict[str, float] = dict.fromkeys(RATES, 0.0)
-        self._first = jax.process_index() == 0
+        self._first, self.goodput = jax.process_index() == 0, Goodput()
+        self._dog = Watchdog(c.hang_seconds, workdir / 'stacks' / f'process{jax.process_index()}.txt')
         self._board = self._bar = None
         if self._first:
             _forget_after(self.path, step)
@@ -64,6 +66,8 @@ class Logger:
     def step(self, step: int, metrics: Mapping[str, Any], host: Mapping[str, float | int]) -> None:
         """Takes the metrics of a step just given to the devices; `host` has tokens, images and stall seconds of it."""
         before, self._pending = self._pending, (step, metrics)
+        self.goodput.count('steps', host.get('stall', 0.0))
+        self._dog.alive()
         self._timed.update({**host, 'steps': 1})  # with the clock, one step ahead of the metrics
         if before is not None:
             self._take(*before)
@@ -77,19 +81,23 @@ class Logger:
     def state(self) -> dict[str, float | int]:
         """Returns the sums of an unfinished line, for the checkpoint: the line comes out the same after a resume."""
         assert self._pending is None, 'flush first'
-        return {**self._sums, '_skipped': self._skipped}
+        return {**self._sums, **self.goodput.state(), '_skipped': self._skipped}
 
     def set_state(self, state: Mapping[str, float | int]) -> None:
         """Goes on with the sums that a checkpoint kept."""
-        self._sums = Counter({k: v for k, v in state.items() if k != '_skipped'})
+        self._sums = Counter({k: v for k, v in state.items() if not k.startswith('_')})
+        self.goodput.set_state(state)
         self._skipped = int(state.get('_skipped', 0))
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self, what: str) -> Iterator[None]:
         """Stops the clock: compiling, evaluating and saving are no training time."""
         start = time.perf_counter()
+        self.goodput.count('steps')
+        self._dog.rest()
         yield
         self._time += time.perf_counter() - start
+        self.goodput.count(what)
 
     def write(self, step: int, values: Mapping[str, float | int]) -> None:
         """Writes one line of values at a step."""
@@ -105,6 +113,7 @@ class Logger:
 
     def close(self) -> None:
         """Closes the files; steps not yet fetched are forgotten, `flush` first to keep them."""
+        self._dog.close()
         if self._first:
             with contextlib.suppress(OSError):  # what could not be written was reported already
                 self._file.close()
@@ -162,7 +171,7 @@ class Logger:
             self._bar.set_postfix_str(f'loss {loss}, {rates}', refresh=True)
         else:
             left = (self._total - step) * line['step_s']
-            info(f'step {step}/{self._total}  loss {loss}  {rates}, {_clock(left)} left')
+            info(f'step {step}/{self._total}  loss {loss}  {rates}, {clock(left)} left')
 
 
 def device_line(mesh: jax.sharding.Mesh) -> str:
@@ -212,9 +221,3 @@ def _steps_of(line: str) -> int | float:
         return values['step'] + ('skipped' not in values)
     except (json.JSONDecodeError, KeyError):
         return np.inf  # cut off in the middle when the run was killed
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours}:{minutes:02}:{seconds:02}'

@@ -107,6 +107,7 @@ def train(run: Run, workdir: pathlib.Path) -> int:
                     if stop.signal is not None:
                         return 128 + stop.signal
             store.wait()
+            log.info(logger.goodput.line())
             measure_end(shop, workdir, params)
         finally:
             logger.close()
@@ -160,7 +161,7 @@ def train_stage(shop: Workshop, opened: Open, params: dict[str, jax.Array], stop
         if opened.offset + done != saved:
             shop.logger.flush()
             place = Place(opened.offset + done, opened.number, done, shop.logger.state())
-            with shop.logger.paused():
+            with shop.logger.paused('checkpoints'):
                 shop.store.save(place, state, frozen, global_rows(feed.state, stage.rows, shop.mesh))
             saved = place.step
 
@@ -192,7 +193,7 @@ def evaluate_at(shop: Workshop, state: State, frozen: Mapping[str, jax.Array], s
     if not due:
         return
     shop.logger.flush()
-    with shop.logger.paused():
+    with shop.logger.paused('evaluation'):
         model = shop.skeleton.merge(cast({**state.train, **frozen}, shop.run.compute_dtype))
         for measured in evaluate.measure(shop.run, model, due):
             shop.logger.write(step, measured.figures)
@@ -225,7 +226,7 @@ def compile_stage(shop: Workshop, opened: Open, state: State, frozen: Any, feed:
         ema=stage.decay,
         seed=shop.run.seed + opened.number,
     )
-    with shop.logger.paused():
+    with shop.logger.paused('compiling'):
         batch, start = feed.peek().batch, time.perf_counter()
         step, compiled = compile_update(update, state, frozen, batch)
     log.info(log.program_line(compiled, time.perf_counter() - start))

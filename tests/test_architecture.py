@@ -20,7 +20,7 @@ LAYERS = {
     'objectives': ('objectives', 'decode', 'sample', 'weights', 'evals', 'optim'),
     'program': (
         *('arrays', 'checkpoint', 'compiler', 'config', 'config_io', 'feed', 'host', 'log', 'start', 'step'),
-        *('train', 'workdir'),
+        *('train', 'watch', 'workdir'),
         *('answer', 'ask', 'choose', 'compare', 'evaluate', 'plan', 'public', 'report', 'topology', 'verify'),
         *('marking', 'vocabulary'),
     ),

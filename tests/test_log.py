@@ -71,7 +71,7 @@ def test_too_many_skipped_in_a_row(tmp_path):
 
 def test_the_clock_stands_still_while_paused(tmp_path):
     logger = make(tmp_path)
-    with logger.paused():
+    with logger.paused('checkpoints'):
         time.sleep(0.2)
     logger.step(0, metrics(), host(stall=0.001))
     logger.flush()
