@@ -132,9 +132,7 @@ class Log:
     every_steps: int = 10
     tensorboard: bool = True
     max_skipped: int = 50  # steps in a row without a finite loss or gradient before the run gives up
-    hang_seconds: float = (
-        1800.0  # without a step, after which stacks/ in the work directory says where threads are; 0: off
-    )
+    hang_seconds: float = 1800.0  # without a step, after which stacks-N.txt says where process N stands; 0: never
 
 
 @dataclasses.dataclass

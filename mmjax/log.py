@@ -50,7 +50,7 @@ class Logger:
         self._time, self._timed = time.perf_counter(), Counter()
         self._rates: dict[str, float] = dict.fromkeys(RATES, 0.0)
         self._first, self.goodput = jax.process_index() == 0, Goodput()
-        self._dog = Watchdog(c.hang_seconds, workdir / 'stacks' / f'process{jax.process_index()}.txt')
+        self._dog = Watchdog(c.hang_seconds, workdir / f'stacks-{jax.process_index()}.txt')
         self._board = self._bar = None
         if self._first:
             _forget_after(self.path, step)
