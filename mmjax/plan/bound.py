@@ -73,18 +73,19 @@ def part(scope: str) -> str:
 def tiles(kernel: Instruction, where: Mapping[str, Instruction], *, causal: bool) -> tuple[float, float]:
     """Returns how many tiles and blocks of queries an attention kernel meets if each row is one document.
 
-    Rows stand in [B, K, G, L, H], what is kept of their queries in blocks, some numbers each: [B, K, blocks, *, *].
+    Rows stand in [B, K, G, L, H], what is kept of their sums in [B, K, lines of tiles, queries of a line / 128, 128].
     """
     if not kernel.name.startswith(ATTENTION):
         return 0.0, 0.0
     types = [kernel.result, *(where[n].result for n in re.findall(r'%([^ ,)]+)', kernel.rest) if n in where)]
     shapes = [tuple(int(n) for n in dims.split(',')) for text in types for dims in re.findall(r'\[([\d,]+)\]', text)]
-    shapes = sorted((s for s in shapes if len(s) == 5), key=math.prod)
-    if not shapes or math.prod(shapes[0]) == math.prod(shapes[-1]):
+    rows = next((s for s in shapes if len(s) == 5), None)
+    kept = [s for s in shapes if len(s) == 5 and s[4] == 128 and rows and math.prod(s[2:]) == math.prod(rows[2:4])]
+    if not kept:
         return 0.0, 0.0
-    blocks, rows = shapes[0], shapes[-1]
-    heads, count = math.prod(rows[:2]), blocks[2]
-    return heads * (count * (count + 1) / 2 if causal else count**2), heads * count
+    heads, lines = math.prod(rows[:2]), kept[0][2]
+    met = lines * (lines + 1) / 2 if causal else lines**2
+    return float(heads * met), float(heads * lines)
 
 
 def bandwidth(axes: Sequence[str], chip: Chip, widths: Mapping[str, int]) -> float:

@@ -92,6 +92,21 @@ def test_time_waits_for_what_nothing_hides():
     assert found.compute == {'update': 1.0} and found.seconds == pytest.approx(3.0)
 
 
+def test_attention_is_met_tile_by_tile():
+    text = """ENTRY %main (x: f32[8]) -> f32[8] {
+  %lse = f32[4,2,3,8,128] parameter(0)
+  %span_attention_forward.1 = (bf16[4,2,1,3072,64]{4,3}, f32[4,2,3,8,128]{4}) custom-call(%x), target="tpu"
+  %span_attention_backward.2 = (bf16[4,2,1,3072,64], bf16[4,2,3072,64]) custom-call(%x, %lse), target="tpu"
+  ROOT %add.1 = f32[4,2,3,8,128] add(%lse, %lse)
+}"""
+    code = Program(text)
+    where = {one.name: one for one in code.computations['main']}
+    for name in ('span_attention_forward.1', 'span_attention_backward.2'):
+        assert bound.tiles(where[name], where, causal=True) == (8 * 6, 8 * 3)
+        assert bound.tiles(where[name], where, causal=False) == (8 * 9, 8 * 3)
+    assert bound.tiles(where['add.1'], where, causal=True) == (0, 0)
+
+
 def test_parts_are_named_by_scopes():
     part = bound.part
     assert part('jit(update)/transpose(jvp(decoder))/while/body/mlp/dot_general') == 'decoder'
