@@ -359,11 +359,15 @@ def test_lists_made_before_a_loop_change_nothing(monkeypatch):
 
 
 @functools.cache
-def decoding(cap: float | None):
-    kernel = Tpu(scale=0.3, soft_cap=cap, decode=tpu_decode.Cut(256, 128), interpret=True)
+def decoding(cap: float | None, name: str = 'tpu'):
+    if name == 'xla':
+        kernel = Xla(scale=0.3, soft_cap=cap)
+    else:
+        kernel = Tpu(scale=0.3, soft_cap=cap, decode=tpu_decode.Cut(256, 128), interpret=True)
     return kernel, jax.jit(kernel.forward)
 
 
+@pytest.mark.parametrize('kernel', ['tpu', 'xla'])
 @pytest.mark.parametrize(
     'shape, dtype',
     [
@@ -373,9 +377,9 @@ def decoding(cap: float | None):
         ('one query', jnp.float32),
     ],
 )
-def test_decoding_equals_reference(shape, dtype):
+def test_decoding_equals_reference(kernel, shape, dtype):
     (q, k, v), _, cap = arrays(shape, dtype)
-    q, (_, run) = q[:, ::60], decoding(cap)
+    q, (_, run) = q[:, ::60], decoding(cap, kernel)
     for name in ('ragged cache', 'pictures in text', 'window', 'any', 'nothing', 'nothing below the keys'):
         span = spans(name, shape)[:, ::60]
         wide = (x.astype(jnp.float32) for x in (q, k, v))
