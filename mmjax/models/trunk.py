@@ -201,12 +201,12 @@ class Trunk(nnx.Module):
             return (x if deep is None else deepened(x, deep, layer)), kept
 
         if self.xattn is None or (self.inside and media is None and kept is None):
-            x, text = stack.run(body, (x, text), self.blocks, policy=self.remat)
+            x, text = stack.run(body, (x, text), self.blocks, policy=self.remat, looped=write is not None)
         else:
             media_span = self.xattn.attn.plan(media_span, media.shape[1] if kept is None else kept.k.shape[2])
             x, text = stack.run_crossed(
                 body, (x, text), self.blocks, (self.xattn, kept),
-                every=self.every, first=self.first, policy=self.remat,
+                every=self.every, first=self.first, policy=self.remat, looped=write is not None,
             )  # fmt: skip
         return self.leave(x), text
 

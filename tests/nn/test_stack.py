@@ -32,7 +32,8 @@ def loss(blocks, x, policy):
     return jnp.square(stack.run(lambda x, block, layer: block(x, SPAN)[0], x, blocks, policy=policy)).sum()
 
 
-def test_scan_equals_loop():
+@pytest.mark.parametrize('looped', [False, True])
+def test_scan_equals_loop(looped):
     blocks, x = stacked(), array(1, 4, WIDTH)
     kernel = np.asarray(blocks.attn.q.kernel.get_value())
     assert len({layer.tobytes() for layer in kernel}) == DEPTH
@@ -43,7 +44,8 @@ def test_scan_equals_loop():
             x = jax.tree.map(lambda p, i=i: p[i], blocks)(x, SPAN)[0]
         return x
 
-    scan = lambda blocks, x: stack.run(lambda x, block, _: block(x, SPAN)[0], x, blocks, policy='none')
+    body = lambda x, block, _: block(x, SPAN)[0]
+    scan = lambda blocks, x: stack.run(body, x, blocks, policy='none', looped=looped)
     np.testing.assert_allclose(jax.jit(scan)(blocks, x), loop(blocks, x), atol=1e-5)
 
 
