@@ -121,7 +121,9 @@ def forward(
             jax.ShapeDtypeStruct((rows, scores, value_width), v.dtype),
             jax.ShapeDtypeStruct((rows, scores, LANES), jnp.float32),
         ],
-        compiler_params=pltpu.CompilerParams(dimension_semantics=('arbitrary',), vmem_limit_bytes=vmem),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=('arbitrary',), vmem_limit_bytes=vmem, disable_bounds_checks=True
+        ),
         interpret=interpret,
         name='span_attention_decode',
     )  # fmt: skip
