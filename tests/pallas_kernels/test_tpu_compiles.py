@@ -109,12 +109,12 @@ def test_a_step_of_decoding_reads_its_cache_where_it_lies():
     with jax.set_mesh(mesh):
         graph, params = nnx.split(nnx.eval_shape(lambda: config.build(rngs=nnx.Rngs(0))))
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, 'bfloat16', sharding=x.sharding), params)
-        cache = jax.eval_shape(lambda params: nnx.merge(graph, params).init_cache(2, 8192, jnp.bfloat16), params)
+        cache = jax.eval_shape(lambda params: nnx.merge(graph, params).init_cache(32, 8192, jnp.bfloat16), params)
         rows = NamedSharding(mesh, P(('data', 'fsdp')))
         array = lambda *size, dtype='int32': jax.ShapeDtypeStruct(size, dtype, sharding=rows)
         step = lambda params, cache, *arrays: nnx.merge(graph, params).step(*arrays, cache)
-        arrays = array(2, 1, 128, dtype='bfloat16'), array(2, 1, 2), array(2, 1), array(2)
+        arrays = array(32, 1, 128, dtype='bfloat16'), array(32, 1, 2), array(32, 1), array(32)
         program = jax.jit(step, donate_argnums=1).lower(params, cache, *arrays).compile()
     assert 'span_attention_decode' in program.as_text()
-    layer = 8192 * 8 * 128 * 2  # bytes of a device's keys
+    layer = 16 * 8192 * 8 * 128 * 2  # bytes of a device's keys, too many for VMEM
     assert program.memory_analysis().temp_size_in_bytes < layer / 4
