@@ -47,6 +47,7 @@ SYSTEMS = {
     'blip': System('BLIP', 'base', 'blip_caption blip_itm_itc blip_itc_momentum blip_vqa'),
     'blip2': System('BLIP-2', '2.7b', 'blip2_opt blip2_t5 blip2_itm_itc lavis_qformer_stage1'),
     'instructblip': System('InstructBLIP', '7b', 'instructblip_llama instructblip_t5 instructblipvideo'),
+    'x_instructblip': System('X-InstructBLIP', '7b'),
     'textbind': System('TextBind', '7b', 'textbind_compose'),
     'butd': System('Bottom-up and top-down', 'relu', 'butd_vqa'),
     'flamingo': System(
@@ -107,6 +108,7 @@ def train(name: str, work: pathlib.Path) -> dict[str, object]:
 def parts(run: Run) -> str:
     """Returns the names of a model's parts, the decoder last."""
     fields = [(f.name, getattr(run.model, f.name)) for f in dataclasses.fields(run.model)]
+    fields += [(name, c) for name, several in fields if isinstance(several, dict) for c in [*several.values()][:1]]
     found = [
         (name == 'decoder', type(c).__qualname__.split('.')[0]) for name, c in fields if dataclasses.is_dataclass(c)
     ]

@@ -69,6 +69,16 @@ def room(prompts: Sequence[Laid]) -> Shape:
     return Shape(-(-max(most[0], 1) // STEP) * STEP, *most[1:])
 
 
+def require_room(prompts: Sequence[Laid], shape: Shape) -> None:
+    """Refuses prompts that do not fit the rows for which a program is compiled."""
+    for prompt in prompts:
+        if over := [name for name, need, most in zip(Shape._fields, prompt.need, shape, strict=True) if need > most]:
+            raise ValueError(
+                f'{prompt.key!r} needs {prompt.need}, the program is for rows of {shape}: too many {", ".join(over)}; '
+                f'ask with a shape that holds all prompts (room), at most {", ".join(f"layout.max_{n}" for n in over)}'
+            )
+
+
 def rows_for(count: int, most: int = 64) -> int:
     """Returns how many rows a batch has: as many as there are documents, at most `most`, a multiple of the devices."""
     shards = sharding.axis_size('data') * sharding.axis_size('fsdp')
@@ -96,6 +106,7 @@ class Answerer:
 
     def __call__(self, prompts: Sequence[Laid]) -> list[Answer]:
         """Returns one answer for each prompt, in order."""
+        require_room(prompts, self.shape)
         self._check(prompts)
         answers = []
         rows = [[prompt] for prompt in prompts]
@@ -163,7 +174,8 @@ def _banned(layout: Layout, ends: set[int]) -> tuple[jax.Array, jax.Array]:
     """Returns masks over the vocabulary of (tokens that end an answer, tokens that only prompts hold)."""
     c, tokenizer, index = layout.config, layout.tokenizer, np.arange(layout.tokenizer.size)
     own = [c.text.start, c.text.input_end, c.text.output_start, c.state]
-    own += [c.image.before, c.image.after, c.image.row_end, c.image.placeholder]
+    for form in (c.image, *c.senses.values()):
+        own += [form.before, form.after, form.row_end, form.placeholder]
     names = {name for text in own for name in SPECIAL.findall(text)}
     banned = {tokenizer.special[name] for name in names if name in tokenizer.special} - ends
     return jnp.asarray(np.isin(index, list(ends))), jnp.asarray(np.isin(index, list(banned)))
@@ -190,13 +202,16 @@ def feed(documents: Sequence[Sequence[Laid]], layout: Layout, shape: Shape, rows
 
 
 def _hashes(batch: Batch) -> list[tuple[str, ...]]:
-    """Returns the hashes of the pictures of all processes' rows."""
-    if batch.shown is None:
+    """Returns the hashes of the pictures of all processes' rows, and of media of further kinds behind them."""
+    decks = [] if batch.shown is None else [(batch.shown, batch.media_size)]
+    decks += [(sense.shown, sense.size) for sense in (batch.senses or {}).values()]
+    if not decks:
         return [()] * len(gather(np.zeros(len(batch.tokens), np.uint8)))
-    there = batch.media_size[..., 0] > 0
+    there = np.concatenate([size[..., 0] > 0 for _, size in decks], axis=1)
+    shown = [[one for deck, _ in decks for one in deck[row]] for row in range(len(there))]
     digests = np.zeros((*there.shape, 8), np.uint8)
-    for place in zip(*np.nonzero(there), strict=True):
-        digests[place] = np.frombuffer(bytes.fromhex(pixel_hash(batch.shown[place])), np.uint8)
+    for row, place in zip(*np.nonzero(there), strict=True):
+        digests[row, place] = np.frombuffer(bytes.fromhex(pixel_hash(shown[row][place])), np.uint8)
     rows = zip(gather(digests), gather(there), strict=True)
     return [tuple(bytes(digest).hex() for digest, is_there in zip(*row, strict=True) if is_there) for row in rows]
 

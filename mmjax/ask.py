@@ -10,11 +10,12 @@ from PIL import Image as pillow
 
 from mmjax import sharding
 from mmjax.answer import Answer, Answerer, room, rows_for
+from mmjax.choose import Chooser
 from mmjax.config import ConfigError, Run
 from mmjax.data import images
 from mmjax.data.layout import Layout
 from mmjax.decode.sampling import Decoding
-from mmjax.document import Box, Document, Image, Piece, Text
+from mmjax.document import Box, Document, Features, Image, Piece, Text
 from mmjax.evals.metrics import found_boxes
 from mmjax.report import draw
 from mmjax.workdir import read_run, restore
@@ -29,6 +30,7 @@ class Request:
     checkpoint: pathlib.Path
     prompts: Sequence[str]  # turns: the user's, the model's, the user's ...; the last is the question
     pictures: Sequence[pathlib.Path] = ()
+    features: Sequence[tuple[str, pathlib.Path]] = ()  # (kind, .npy file) of media that another tower has read
     how: Decoding = dataclasses.field(default_factory=Decoding)
     samples: int = 1
     box: bool = False  # the answer is one valid box and nothing else
@@ -37,11 +39,16 @@ class Request:
     ema: bool = False
 
 
-def compose(prompts: Sequence[str], pictures: Sequence[pathlib.Path], chat: bool) -> Document:
+def compose(
+    prompts: Sequence[str],
+    pictures: Sequence[pathlib.Path],
+    chat: bool,
+    features: Sequence[tuple[str, pathlib.Path]] = (),
+) -> Document:
     """Returns the question as a document.
 
-    A marker `<image>` in the prompts stands for the next picture; without any, all pictures come first. `chat`: the
-    prompts are turns of a user and an assistant.
+    A marker `<image>` in the prompts stands for the next picture; without any, all pictures come first. Features stand
+    before the words. `chat`: the prompts are turns of a user and an assistant.
     """
     markers = sum(prompt.count(MARKER) for prompt in prompts)
     if markers and markers != len(pictures):
@@ -51,6 +58,7 @@ def compose(prompts: Sequence[str], pictures: Sequence[pathlib.Path], chat: bool
         )
     left = iter(Image(path, name=str(path)) for path in pictures)
     pieces: list[Piece] = [] if markers else [*left]
+    pieces += [Features(path, name=str(path), kind=kind) for kind, path in features]
     roles = ['user'] * len(pieces)
     for number, prompt in enumerate(prompts):
         before = len(pieces)
@@ -78,13 +86,17 @@ def answer(request: Request) -> tuple[list[Answer], list[list[Box]]]:
     """Returns the answers and the boxes in each, as fractions of the last picture; draws if that is asked for."""
     run = read_run(request.checkpoint)
     layout = run.layout.build(run.model.media_spec())
+    _check_model(run, request, layout)
     _check(request, layout)
-    document = compose(request.prompts, request.pictures, is_chat(layout))
+    document = compose(request.prompts, request.pictures, is_chat(layout), request.features)
     prompt, mesh = layout.prompt(document), mesh_for(run)
     with sharding.use(mesh):
         _, model, _ = restore(request.checkpoint, mesh, step=request.step, ema=request.ema)
         rows, how = rows_for(request.samples), request.how
-        write = Answerer(model, layout, room([prompt]), rows, how, boxes=request.box, seed=how.seed)
+        if layout.answers:
+            write = Chooser(model, layout, room([prompt]), rows)
+        else:
+            write = Answerer(model, layout, room([prompt]), rows, how, boxes=request.box, seed=how.seed)
         answers = write([prompt] * request.samples)
     if answers[0].problem:
         raise ConfigError(answers[0].problem)
@@ -106,6 +118,22 @@ def describe(request: Request, answers: Sequence[Answer], boxes: Sequence[Sequen
     return '\n'.join(lines)
 
 
+def _check_model(run: Run, request: Request, layout: Layout) -> None:
+    """Refuses models that answer nothing, and questions without what their model reads."""
+    spec, kind = layout.spec, type(run.model).__qualname__.partition('.')[0]
+    if spec.apart and not layout.answers:
+        does = 'compares pictures with words' if spec.text else 'reads pictures alone'
+        raise ConfigError(
+            f'{request.checkpoint}: its model, a {kind}, {does} and writes no answers; what it has learnt is measured '
+            f'by `mmjax evaluate --checkpoint={request.checkpoint}`'
+        )
+    if spec.features and not request.features:
+        raise ConfigError(
+            f'{request.checkpoint}: its model, a {kind}, reads pictures as vectors of a detector, {spec.features} '
+            'numbers each: give them by --features=FILE.npy'
+        )
+
+
 def _check(request: Request, layout: Layout) -> None:
     """Refuses what cannot be answered, before the model is read."""
     request.how.check()
@@ -121,3 +149,5 @@ def _check(request: Request, layout: Layout) -> None:
         raise ConfigError('--draw needs an --image to draw on')
     if missing := [str(path) for path in request.pictures if not path.is_file()]:
         raise ConfigError(f'no picture {", ".join(missing)}')
+    if missing := [str(path) for _, path in request.features if not path.is_file()]:
+        raise ConfigError(f'no features {", ".join(missing)}')

@@ -6,17 +6,26 @@ D width, N heads, K key/value heads, H head width, F mlp width, V vocabulary.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+
+
+class Sensed(NamedTuple):
+    """The media of one further kind, M a row."""
+
+    shown: np.ndarray  # [B, M, n, E] f32 vectors, or [B, M, T, height, width, 3] uint8 pixels
+    size: np.ndarray  # [B, M, 3]    1, 1, vectors; or frames, patch rows, patch columns; 0 where there is no medium
+    words: np.ndarray | None = None  # [B, M, W]    what the connector reads beside the medium; -1 behind the last
 
 
 class Batch(NamedTuple):
     """What a model reads. Fields that a system lacks are None. int32 unless said.
 
     A row's media tokens are numbered in one flat list: medium m's token p is m * P + p, then the S states follow at
-    M * P + s, then the R regions at M * P + S + r. `slot` and `media_span` speak of that list.
+    M * P + s, then the R regions at M * P + S + r, then the media of every further kind, kind by kind in the order of
+    the media spec. `slot` and `media_span` speak of that list.
     """
 
     tokens: np.ndarray  # [B, L]       ids; media places hold the placeholder's id
@@ -36,6 +45,7 @@ class Batch(NamedTuple):
     answers: np.ndarray | None = None  # [B, A]       f32, how right each answer of the model's list is, 0 .. 1
     points: np.ndarray | None = None  # [B, R, n, 2]   f32, (row, column) in 0..1 of points inside of regions
     points_of: np.ndarray | None = None  # [B, R]       the medium in which they lie; -1 where there is no region
+    senses: dict[str, Sensed] | None = None  # media of further kinds: sounds, videos, shapes
 
     @property
     def shown(self) -> Any:
@@ -74,3 +84,4 @@ class MediaSpec:
     marks: tuple[int, int] | None = None  # height, width of the maps that say where it finds things; None: no maps
     features: int = 0  # E: media are vectors of this width, `width` of them at most; 0: they are pictures
     answers: int = 0  # A: the model chooses from a list of so many answers; 0: it writes them
+    senses: Mapping[str, 'MediaSpec'] = dataclasses.field(default_factory=dict)  # what it reads of further kinds

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from mmjax.answer import Answer, feed, gather
+from mmjax.answer import Answer, feed, gather, require_room
 from mmjax.data.laid import Laid, Shape
 from mmjax.data.layout import Layout
 
@@ -25,6 +25,7 @@ class Chooser:
 
     def __call__(self, prompts: Sequence[Laid]) -> list[Answer]:
         """Returns one answer for each prompt, in order."""
+        require_room(prompts, self.shape)
         answers = []
         for fed in feed([[prompt] for prompt in prompts], self.layout, self.shape, self.rows):
             scores = gather(_scores(self.model, fed.batch))

@@ -113,6 +113,9 @@ def _add_sample(verbs: argparse._SubParsersAction) -> None:
     _checkpoint(sample)
     add = sample.add_argument
     add('--image', action='append', default=[], type=pathlib.Path, metavar='FILE', help='a picture; repeatable')
+    add(
+        '--features', action='append', default=[], metavar='[KIND=]FILE', help='vectors (.npy): audio=a.npy; repeatable'
+    )
     add('--prompt', action='append', required=True, metavar='TEXT', help='the question, as it was put in training')
     add('--draw', type=pathlib.Path, metavar='FILE', help='save the last picture with the boxes of the answer')
     add('--constrain-box', action='store_true', help='let the answer be one valid box and nothing else')
@@ -208,21 +211,14 @@ def run_sample(args: argparse.Namespace, overrides: list[str]) -> int:
     from mmjax.ask import Request, answer, describe
     from mmjax.decode.sampling import Decoding
 
-    how = Decoding(
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        beams=args.beams,
-        length_penalty=args.length_penalty,
-        stop=tuple(args.stop),
-        seed=args.seed,
-    )
+    names = ('max_new_tokens', 'temperature', 'top_k', 'top_p', 'beams', 'length_penalty', 'seed')
+    how = Decoding(**{name: getattr(args, name) for name in names}, stop=tuple(args.stop))
     prompts = [sys.stdin.read() if prompt == '-' else prompt for prompt in args.prompt]
     request = Request(
         checkpoint=args.checkpoint,
         prompts=prompts,
         pictures=args.image,
+        features=[(kind, pathlib.Path(path)) for kind, _, path in (f.rpartition('=') for f in args.features)],
         how=how,
         samples=args.samples,
         box=args.constrain_box,

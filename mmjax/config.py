@@ -56,7 +56,7 @@ class Load:
     path: str
     paths: tuple[str, ...] = ('.*',)  # patterns of the parameters taken from there
     table: Any = None  # of a public checkpoint
-    part: str = ''  # encoder, decoder ...; '': the whole model
+    part: str = ''  # encoder, decoder, senses/audio ...; '': the whole model
     prefix: str = ''  # public names that begin otherwise are another part's, e.g. vision_model. of a CLIPModel
 
 

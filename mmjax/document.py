@@ -94,7 +94,7 @@ class Generate:
 
 @dataclasses.dataclass
 class Features:
-    """A picture as a detector has read it: a vector for each thing found, [vectors, width], the surest first.
+    """A medium as another tower has read it: a vector for each thing found or each moment, [vectors, width], in order.
 
     As for pictures, an encoded one (numpy's .npy) is only read when a batch needs it.
     """
@@ -102,10 +102,16 @@ class Features:
     vectors: Pixels
     name: str = ''
     weight: float = 0.0
+    kind: str = ''  # what they are of: 'audio', '3d' ...; '': a picture
 
 
 Medium = Image | Video | Features
 Piece = Text | Features | Image | Video | Region | State | Generate
+
+
+def kind_of(medium: Medium) -> str:
+    """Returns the kind of a medium, by which a model with several senses tells who reads it."""
+    return 'video' if isinstance(medium, Video) else medium.kind if isinstance(medium, Features) else ''
 
 
 @dataclasses.dataclass

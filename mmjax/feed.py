@@ -109,5 +109,7 @@ def _sharding(mesh: Mesh) -> NamedSharding:
 
 def _count(batch: Batch) -> Counter:
     tokens = int(np.count_nonzero(batch.span[..., 1] > batch.span[..., 0]))
-    images = 0 if batch.media_size is None else int(np.count_nonzero(batch.media_size[..., 0]))
+    sizes = [] if batch.media_size is None else [batch.media_size]
+    sizes += [sense.size for sense in (batch.senses or {}).values()]
+    images = sum(int(np.count_nonzero(size[..., 0])) for size in sizes)
     return Counter(tokens=tokens, images=images, places=batch.tokens.size)

@@ -62,11 +62,18 @@ def _own(load: Load, want: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return store.params(store.latest, like, some=True)
 
 
+def _part(model: Any, names: str) -> Any:
+    """Returns the config of a part of the model, 'decoder' or 'senses/audio'; None where there is none."""
+    for name in names.split('/') if names else ():
+        model = model.get(name) if isinstance(model, dict) else getattr(model, name, None)
+    return model
+
+
 def _public(
     load: Load, model: Any, params: Mapping[str, jax.Array], want: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
     """Reads a public checkpoint by its table of names; both sides of the table must be used up."""
-    part = getattr(model, load.part, None) if load.part else model
+    part = _part(model, load.part)
     if part is None:
         raise ConfigError(f'run.load ({load.path}): the model has no part {load.part!r}')
     before = f'{load.part}/' if load.part else ''

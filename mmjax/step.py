@@ -105,12 +105,26 @@ def build_update(
     return update
 
 
+# From which fields of the config the shapes of a batch follow; those of others as those of tokens.
+FOLLOWS = {
+    'tokens': 'stages[].rows, layout.max_tokens',
+    'pixels': 'stages[].rows, layout.max_media, model.frames, and the size or grid of model.encoder',
+    'features': 'stages[].rows, layout.max_media, model.encoder.most',
+    'media_size': 'stages[].rows, layout.max_media',
+    'words': 'stages[].rows, layout.max_media, model.connector.words.most',
+    'states': 'stages[].rows, layout.max_states',
+    'points': 'stages[].rows, layout.max_regions',
+    'senses': 'stages[].rows, layout.max_senses, model.senses',
+}
+
+
 def compile_update(
     update: Callable[..., Any], state: State, frozen: Params, batch: Batch
 ) -> tuple[Callable[[State, Params, Batch], tuple[State, Sums]], Any]:
     """Compiles a step ahead of time for these shapes. Returns (the step, the compiled program with its statistics).
 
-    The step never compiles again: a batch of other shapes raises ValueError and names the array.
+    The step never compiles again: a batch of other shapes raises ValueError that names the arrays, both shapes, and the
+    fields of the config from which they follow.
     """
     asked = options(jax.devices()[0].device_kind)
     compiled = jax.jit(update, donate_argnums=0).lower(state, frozen, batch).compile(compiler_options=asked)
@@ -119,10 +133,13 @@ def compile_update(
     def step(state: State, frozen: Params, batch: Batch) -> tuple[State, Sums]:
         if (found := _shapes(batch)) != shapes:
             changed = [
-                f'{f}: {a}, compiled for {b}' for f, a, b in zip(Batch._fields, found, shapes, strict=True) if a != b
+                f'{f}: {a}, compiled for {b} (by {FOLLOWS.get(f, FOLLOWS["tokens"])})'
+                for f, a, b in zip(Batch._fields, found, shapes, strict=True)
+                if a != b
             ]
             raise ValueError(
-                f'the batch changed its shapes during the run ({"; ".join(changed)}); every batch must be alike'
+                f'the batch changed its shapes during the run ({"; ".join(changed)}); every batch must be alike, '
+                'whatever the sizes of its pictures: raise the fields that say what a row and a medium hold'
             )
         return compiled(state, frozen, batch)
 
@@ -130,7 +147,7 @@ def compile_update(
 
 
 def _shapes(batch: Batch) -> list[Any]:
-    return [None if a is None else (a.shape, a.dtype.name) for a in batch]
+    return [jax.tree.map(lambda x: (x.shape, x.dtype.name), a) for a in batch]
 
 
 def _accumulated(

@@ -8,6 +8,7 @@ Documents that share a row must give the loss and the gradients that they give a
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -163,6 +164,7 @@ def isolation(outputs: Any, packed: Batch, documents: Sequence[Laid], layout: La
     """Changes one document at a time; returns (those that others felt, those that felt nothing themselves)."""
     before, seen, unfelt = outputs(packed), [], []
     start = medium = state = 0
+    heard: Counter[str] = Counter()  # media of further kinds so far
     for document in documents:
         there = slice(start, start + len(document.tokens))
         media = slice(medium, medium + len(document.media))
@@ -177,10 +179,14 @@ def isolation(outputs: Any, packed: Batch, documents: Sequence[Laid], layout: La
             changed.words[0, media] = np.where(changed.words[0, media] > 0, changed.words[0, media] - 1, -1)
         if changed.states is not None:
             changed.states[0, states] += 1.0
+        for kind, count in Counter(one.kind for one in document.senses).items():
+            shown = changed.senses[kind].shown
+            shown[0, heard[kind] : heard[kind] + count] += np.asarray(101, np.uint8).astype(shown.dtype)
         same = (outputs(changed) == before).all(axis=-1)
         own = np.zeros(len(same), bool)
         own[there] = True
         seen += [] if same[~own].all() else [document.key]
         unfelt += [document.key] if same[own].all() else []
         start, medium, state = there.stop, media.stop, states.stop
+        heard.update(one.kind for one in document.senses)
     return seen, unfelt

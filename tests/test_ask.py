@@ -11,12 +11,14 @@ from test_evaluate import build, config
 
 from mmjax import ask
 from mmjax.ask import Request, answer, compose, describe
-from mmjax.config import ConfigError
+from mmjax.config import ConfigError, load_config
+from mmjax.data.sources.digits import LIST
 from mmjax.data.templates import vicuna
 from mmjax.decode.sampling import Decoding
-from mmjax.document import Image
+from mmjax.document import BadDocument, Image
 from mmjax.nn.positions import Learned
 
+CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 A, B = pathlib.Path('a.png'), pathlib.Path('b.png')
 
 
@@ -113,3 +115,31 @@ def test_mesh_without_replicas():
     assert dict(ask.mesh_for(run).shape) == {'data': 1, 'fsdp': 2, 'tp': 2}
     run.mesh.tp = 2 * jax.device_count()
     assert ask.mesh_for(run).size == 1
+
+
+@pytest.mark.parametrize(
+    'spec, message',
+    [
+        ('clip.py', 'a Pair, compares pictures with words and writes no answers; .* `mmjax evaluate --checkpoint='),
+        ('mae.py', 'a Mae, reads pictures alone and writes no answers'),
+        ('butd.py', 'a TopDown, reads pictures as vectors of a detector, 196 numbers each: give them by --features'),
+    ],
+)
+def test_models_that_cannot_be_asked_like_this(monkeypatch, tmp_path, spec, message):
+    run = load_config(f'{CONFIGS}/{spec}:debug')
+    monkeypatch.setattr(ask, 'read_run', lambda workdir: run)
+    with pytest.raises(ConfigError, match=message):
+        answer(Request(checkpoint=tmp_path, prompts=['what?']))
+
+
+def test_answers_are_chosen_from_a_list(monkeypatch, tmp_path):
+    run = load_config(f'{CONFIGS}/butd.py:debug')
+    monkeypatch.setattr(ask, 'read_run', lambda workdir: run)
+    monkeypatch.setattr(ask, 'restore', lambda workdir, mesh, **which: (run, build(run, mesh), 0))
+    np.save(tmp_path / 'a.npy', np.zeros((2, 196), np.float32))
+    answers, boxes = answer(Request(checkpoint=tmp_path, prompts=['a 7?'], features=[('', tmp_path / 'a.npy')]))
+    assert answers[0].text in LIST and answers[0].log_prob < 0 and boxes == [[]]
+    with pytest.raises(ConfigError, match=r'no features .*b\.npy'):
+        answer(Request(checkpoint=tmp_path, prompts=['a 7?'], features=[('', tmp_path / 'b.npy')]))
+    with pytest.raises(BadDocument, match="features of the kind 'audio': the model reads features"):
+        answer(Request(checkpoint=tmp_path, prompts=['a 7?'], features=[('audio', tmp_path / 'a.npy')]))

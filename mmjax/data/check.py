@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmjax.batch import Batch, MediaSpec
+from mmjax.batch import Batch, MediaSpec, Sensed
 
 # All others are int32.
 FLOATS = ('weight', 'states', 'features', 'answers', 'points')
@@ -25,6 +25,19 @@ def check(batch: Batch, vocab: int, spec: MediaSpec, keys: Sequence[Sequence[str
     `keys` names the documents of each row, for the message.
     """
     _Check(batch, keys).all(vocab, spec)
+
+
+def _of_kind(sense: Sensed, spec: MediaSpec, rows: int) -> list[tuple[str, tuple[int, ...], np.ndarray | None]]:
+    """Returns (name, shape that the model reads, array) of all that is said of the media of one kind."""
+    count = sense.size.shape[1] if sense.size.ndim == 3 else 0
+    shown = ('features', (rows, count, spec.width, spec.features))
+    if not spec.features:
+        shown = ('pixels', (rows, count, spec.frames, spec.height, spec.width, 3))
+    return [
+        (*shown, sense.shown),
+        ('media_size', (rows, count, 3), sense.size),
+        ('words', (rows, count, spec.beside), sense.words),
+    ]
 
 
 class _Check:
@@ -75,10 +88,16 @@ class _Check:
             'points': (rows, regions, spec.points, 2),
             'points_of': (rows, regions),
         }
-        for name, array in b._asdict().items():
+        found = {name: array for name, array in b._asdict().items() if name != 'senses'}
+        for kind, sense in (b.senses or {}).items():
+            if kind not in spec.senses:
+                raise BadBatch(f'senses holds {kind!r}, the model reads {", ".join(spec.senses) or "no further kinds"}')
+            for name, shape, array in _of_kind(sense, spec.senses[kind], rows):
+                shapes[f'{name} of {kind}'], found[f'{name} of {kind}'] = shape, array
+        for name, array in found.items():
             if array is None:
                 continue
-            kind = KINDS.get(name, np.int32)
+            kind = KINDS.get(name.partition(' of ')[0], np.int32)
             if array.shape != shapes[name] or array.dtype != kind:
                 reads = f'{np.dtype(kind)}{list(shapes[name])}'
                 raise BadBatch(
@@ -127,6 +146,8 @@ class _Check:
         states = 0 if b.states is None else b.states.shape[1]
         regions = 0 if b.points is None else b.points.shape[1]
         total = count * spec.tokens + states + regions
+        decks = {kind: (b.senses[kind].size, one) for kind, one in spec.senses.items()} if b.senses else {}
+        total += sum(size.shape[1] * one.tokens for size, one in decks.values())
         if regions:
             self.values(b.points_of, (b.points_of >= -1) & (b.points_of < count), 'points_of {}', f'{count} media')
             self.values(b.points, (b.points >= 0) & (b.points <= 1), 'points {}', 'they lie in 0..1 of the picture')
@@ -141,6 +162,11 @@ class _Check:
         there = np.ones((len(b.tokens), total + 1), bool)  # which media tokens exist; the last stands for none
         for m in range(count):
             there[:, m * spec.tokens : (m + 1) * spec.tokens] = b.media_size[:, m, :1] > 0
+        at = count * spec.tokens + states + regions
+        for size, one in decks.values():
+            for m in range(size.shape[1]):
+                there[:, at : at + one.tokens] = size[:, m, :1] > 0
+                at += one.tokens
         if b.slot is not None:
             known = (b.slot >= -1) & (b.slot < total)
             self.values(

@@ -79,8 +79,9 @@ class Fit:
         """How a picture meets height x width: stretched, padded to the centre, cut to the centre, or kept inside.
 
         'inside' shrinks only what is too large, puts it at the top left and fills the rest; `grid` counts its patches.
-        'whole' does too, but stretches the picture to the nearest whole number of patches. 'budget' makes it as large
-        or as small as its number of patches, which is at most `budget`, allows (Pix2Struct).
+        'whole' does too, but stretches the picture to the nearest whole number of patches, at least `least` and, where
+        there is one, at most `budget` of them (Qwen2-VL). 'budget' makes it as large or as small as its number of
+        patches, which is at most `budget`, allows (Pix2Struct).
         """
 
         height: int
@@ -89,6 +90,7 @@ class Fit:
         fill: tuple[int, int, int] = (122, 116, 104)  # the mean colour of CLIP's pictures
         patch: int = 1
         budget: int = 0  # of patches
+        least: int = 0  # patches of a picture; smaller ones are enlarged
         # Pictures more than twice as large as needed are first shrunk by a whole number, JPEGs as they are decoded:
         # a photograph of 12 megapixels takes 34 ms in place of 120, and its pixels change by 0.2 of 255 in the mean.
         shrink_first: bool = True
@@ -101,10 +103,16 @@ class Fit:
                 raise ValueError(
                     f'fit: height={self.height}, width={self.width}, patch={self.patch}; all must be at least 1'
                 )
-            if (self.mode == 'budget') != (self.budget > 0):
+            if (self.budget or self.mode == 'budget') and (self.mode not in ('budget', 'whole') or not self.budget):
                 raise ValueError(
                     f'fit: mode {self.mode!r} with a budget of {self.budget} patches; a model with a budget needs the '
-                    "mode 'budget' (layout.fit), others have none"
+                    "mode 'budget' or 'whole' (layout.fit), others have none"
+                )
+            most = self.budget or self.height * self.width // self.patch**2
+            if self.least and (self.mode != 'whole' or not 0 < self.least <= most):
+                raise ValueError(
+                    f'fit: mode {self.mode!r} with at least {self.least} patches of {most}: layout.least is for the '
+                    "mode 'whole' (layout.fit), and for no more than the most patches of a picture"
                 )
             if self.height % self.patch or self.width % self.patch:
                 raise ValueError(
@@ -154,11 +162,28 @@ class Fit:
         if self.config.mode == 'budget':
             scale = min(math.sqrt(self.config.budget * (patch / h) * (patch / w)), width / w, height / h)
             return max(math.floor(scale * w / patch), 1) * patch, max(math.floor(scale * h / patch), 1) * patch
+        if self.config.mode == 'whole':
+            found = self._whole(w, h)
+            if found[0] <= width and found[1] <= height:
+                return found
         if w > width or h > height:
             w, h = (width, max(1, h * width // w)) if w * height >= h * width else (max(1, w * height // h), height)
         if self.config.mode == 'whole':
-            w, h = (max(1, round(n / patch)) * patch for n in (w, h))
+            # A strip that is enlarged may be too long again.
+            w, h = (min(a, b) for a, b in zip(self._whole(w, h), (width, height), strict=True))
         return w, h
+
+    def _whole(self, w: int, h: int) -> tuple[int, int]:
+        """Returns the nearest whole number of patches, of which there are neither too few nor too many."""
+        c, one = self.config, self.config.patch
+        found = round(w / one) * one, round(h / one) * one
+        if c.budget and found[0] * found[1] > c.budget * one**2:
+            shrink = math.sqrt(h * w / (c.budget * one**2))
+            found = math.floor(w / shrink / one) * one, math.floor(h / shrink / one) * one
+        elif found[0] * found[1] < c.least * one**2:
+            grow = math.sqrt(c.least * one**2 / (h * w))
+            found = math.ceil(w * grow / one) * one, math.ceil(h * grow / one) * one
+        return max(found[0], one), max(found[1], one)
 
     def _window(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         """Returns (left, top, width, height), in pixels of the picture, of what the fitted picture shows."""

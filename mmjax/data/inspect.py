@@ -160,7 +160,8 @@ def _row(layout: Layout) -> str:
     if row.media:
         where = 'among the text' if layout.spec.in_sequence else 'beside the text'
         text += f' and {row.media} pictures of {layout.spec.tokens} tokens {where}'
-    return text + f', {row.states} states' * bool(row.states) + f', {row.regions} regions' * bool(row.regions)
+    text += f', {row.states} states' * bool(row.states) + f', {row.regions} regions' * bool(row.regions)
+    return text + f', {row.senses} of {" and ".join(layout.spec.senses)} each' * bool(row.senses)
 
 
 def _quantiles(numbers: Sequence[int]) -> str:

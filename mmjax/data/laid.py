@@ -2,6 +2,7 @@
 """What layout makes of a document, and the shape of the rows that packing fills with such documents."""
 
 import dataclasses
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from mmjax.document import Medium
 
 STATE, REGION = -2, -(1 << 20)  # in slots: the first state of a document, and the first region
+SENSE = 1 << 20  # in slots, times k + 1: the first media token of the further kind k
 
 
 class Shape(NamedTuple):
@@ -18,6 +20,15 @@ class Shape(NamedTuple):
     media: int = 0  # M
     states: int = 0  # S
     regions: int = 0  # R
+    senses: int = 0  # media of each further kind
+
+
+class Heard(NamedTuple):
+    """A medium of a further kind."""
+
+    kind: str
+    medium: Medium
+    size: tuple[int, int, int]
 
 
 @dataclasses.dataclass
@@ -25,8 +36,8 @@ class Laid:
     """One document as integers. Every index counts from the document's own beginning, as if it stood alone.
 
     `slot` names what stands at a place: -1 text; m * P + p token p of medium m (P the media spec's `tokens`);
-    STATE - s state s; REGION - r region r. `media_span` counts media tokens in the same way, m * P + p; before an
-    encoder-decoder, places.
+    STATE - s state s; REGION - r region r; SENSE * (k + 1) + m * P + p token p of medium m of the further kind k.
+    `media_span` counts media tokens in the same way, m * P + p; before an encoder-decoder, places.
     """
 
     key: str
@@ -43,8 +54,11 @@ class Laid:
     points_of: list[int] = dataclasses.field(default_factory=list)  # its medium; -1 for one in another part
     states: list[np.ndarray] = dataclasses.field(default_factory=list)
     answers: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))  # how right each is
+    senses: list['Heard'] = dataclasses.field(default_factory=list)
 
     @property
     def need(self) -> Shape:
         """How much of a row this document takes."""
-        return Shape(len(self.tokens), len(self.media), len(self.states), len(self.points))
+        # Of each kind a row holds as many: the most of any is enough for all, also of several documents together.
+        senses = max(Counter(heard.kind for heard in self.senses).values(), default=0)
+        return Shape(len(self.tokens), len(self.media), len(self.states), len(self.points), senses)

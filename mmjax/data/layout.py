@@ -17,23 +17,24 @@ these; of such a document the answer's words are cut first, never all of them, a
 
 import dataclasses
 import itertools
+from collections import Counter
 
 import numpy as np
 
 from mmjax.batch import MediaSpec
-from mmjax.data import features, images, masks
+from mmjax.data import agree, features, images, masks
 from mmjax.data.answer_list import AnswerList
 from mmjax.data.beside import Beside
 from mmjax.data.coordinates import Cells, Numbers
 from mmjax.data.images import Fit
-from mmjax.data.laid import REGION, STATE, Laid, Shape
+from mmjax.data.laid import REGION, STATE, Heard, Laid, Shape
 from mmjax.data.sources.problems import Problems
 from mmjax.data.states import States
 from mmjax.data.templates import ImageFormat, TextFormat
 from mmjax.data.tiles import Tiles
 from mmjax.data.tokenizer import SPECIAL, Bytes, HuggingFace, SentencePiece
 from mmjax.data.writing import Unit, Writer
-from mmjax.document import BadDocument, Document, Features, Image, Medium, Video
+from mmjax.document import BadDocument, Document, Features, Image, Medium, Video, kind_of
 
 OVERLONG = ('split', 'truncate', 'cut', 'drop')
 
@@ -52,8 +53,10 @@ class Layout:
         max_media: int = 8  # M, pictures and videos a row
         max_states: int = 0  # S, state vectors a row
         max_regions: int = 0  # R, regions a row that are read as a token each, behind their coordinates
+        max_senses: int = 0  # media a row of each kind that the model has a sense of its own for
         image: ImageFormat = dataclasses.field(default_factory=ImageFormat)
         text: TextFormat = dataclasses.field(default_factory=TextFormat)
+        senses: dict[str, ImageFormat] = dataclasses.field(default_factory=dict)  # what stands around further kinds
         tiles: Tiles | None = None  # pictures are an overview and tiles; None: one frame
         coordinates: Numbers | Cells | None = None  # None: regions are their words alone
         beside: Beside.Config | States.Config | None = None  # the words that a connector reads beside each picture
@@ -61,6 +64,7 @@ class Layout:
         state: str = '<state>'  # the special token where a state stands
         region: str = '<region_fea>'  # that of a region
         fit: str = 'squash'  # squash, pad, crop, inside, whole, budget
+        least: int = 0  # with 'whole': patches, or squares of them, of a picture; smaller ones are enlarged
         fill: tuple[int, int, int] = (122, 116, 104)  # colour of what a picture does not cover
         sees: str = 'last'  # cross-attention: text looks at the last picture, at all so far, or at the next
         two_way_prompt: bool = False  # what stands before the first learnt token sees itself both ways
@@ -70,7 +74,9 @@ class Layout:
             """Returns the special tokens that this layout writes; the tokenizer must have them."""
             codec = self.coordinates.special_tokens() if self.coordinates else ()
             state = (self.state,) * bool(self.max_states) + (self.region,) * bool(self.max_regions)
-            return tuple(dict.fromkeys(self.image.special_tokens() + self.text.special_tokens() + codec + state))
+            senses = tuple(token for form in self.senses.values() for token in form.special_tokens())
+            own = self.image.special_tokens() + self.text.special_tokens()
+            return tuple(dict.fromkeys(own + codec + state + senses))
 
         def build(self, spec: MediaSpec) -> 'Layout':
             """Checks the numbers against the model's and returns the layout."""
@@ -81,7 +87,7 @@ class Layout:
             if value not in known:
                 raise ValueError(f'layout.{name} is {value!r}, known are {", ".join(known)}')
         self.config, self.spec, self.tokenizer = c, spec, c.tokenizer.build()
-        self.shape = Shape(c.max_tokens, c.max_media if spec.tokens else 0, c.max_states, c.max_regions)
+        self.shape = Shape(c.max_tokens, c.max_media if spec.tokens else 0, c.max_states, c.max_regions, c.max_senses)
         self.pad = 0  # padding sees nothing and nobody sees it: any id will do
         self.problems = Problems()  # what was left out of documents that were kept
         if bool(spec.beside) != bool(c.beside):
@@ -94,14 +100,18 @@ class Layout:
             does = f'chooses from {spec.answers} answers' if spec.answers else 'writes its answers'
             raise ValueError(f'the model {does}; layout.answers must be {"set" if spec.answers else "None"}')
         self.answers = c.answers.build(spec) if c.answers else None
-        self.fit = None
-        if spec.tokens and not spec.features:
-            unit = spec.patch * spec.multiple
-            size = dict(height=spec.height, width=spec.width, budget=spec.budget)
-            self.fit = Fit.Config(**size, mode=c.fit, fill=c.fill, patch=unit).build()
-        self._check()
+        self.fit = self._fits_to(spec)
+        agree.check(c, spec, self.tokenizer)
         region = c.region if c.max_regions else ''
-        self._writer = Writer(self.tokenizer, c.image, c.text, c.coordinates, spec, self.fit, c.state, c.tiles, region)
+        write = lambda image, spec, **more: Writer(
+            self.tokenizer, image, c.text, c.coordinates, spec, self._fits_to(spec), c.state, **more
+        )
+        kinds = spec.senses if c.max_senses else {}
+        senses = {
+            kind: write(c.senses.get(kind, ImageFormat(placeholder=c.image.placeholder)), sense, kind=kind)
+            for kind, sense in kinds.items()
+        }
+        self._writer = write(c.image, spec, tiles=c.tiles, region=region, senses=senses)
 
     def __call__(self, document: Document) -> list[Laid]:
         """Returns the laid-out document, in parts if it was split; raises BadDocument when nothing is left."""
@@ -133,14 +143,25 @@ class Layout:
 
         Of features the vectors, float32 [vectors, width], the first ones of too many.
         """
+        reader = self._writer.senses.get(kind_of(piece), self._writer)
+        spec, fit = reader.spec, reader.fit
         if isinstance(piece, Features):
-            return features.read(piece)[: self.spec.width]
+            return features.read(piece)[: spec.width]
         if self.config.tiles and isinstance(piece, Image):
-            return self.config.tiles.read(piece, images.size(piece), self.fit)
+            return self.config.tiles.read(piece, images.size(piece), fit)
         frames = (piece,) if isinstance(piece, Image) else piece.frames
-        if len(frames) > self.spec.frames:
-            frames = [frames[i] for i in np.linspace(0, len(frames) - 1, self.spec.frames).round().astype(int)]
-        return np.stack([self.fit.read(frame) for frame in frames])
+        if len(frames) > spec.frames:
+            frames = [frames[i] for i in np.linspace(0, len(frames) - 1, spec.frames).round().astype(int)]
+        return np.stack([fit.read(frame) for frame in frames])
+
+    def _fits_to(self, spec: MediaSpec) -> Fit | None:
+        """Returns what brings pictures to the size that a model, or one of its senses, reads."""
+        if not spec.tokens or spec.features:
+            return None
+        unit = spec.patch * spec.multiple
+        size = dict(height=spec.height, width=spec.width, budget=spec.budget // spec.multiple**2)
+        c = self.config
+        return Fit.Config(**size, mode=c.fit, fill=c.fill, patch=unit, least=c.least).build()
 
     def _fits(self, units: list[Unit]) -> bool:
         return all(n <= most for n, most in zip(_need(units), self.shape, strict=True))
@@ -214,9 +235,13 @@ class Layout:
         join = lambda arrays, dtype: np.concatenate([np.zeros(0, dtype), *arrays]).astype(dtype)
         own = join([unit.weight for unit in units], np.float32)
         slots, places, media, states, regions, start = [], [], [], [], [], 0
+        senses: dict[str, list[Unit]] = {kind: [] for kind in self.spec.senses}
         for unit in units:
             slot = unit.slot
-            if unit.medium is not None:
+            if unit.kind:
+                slot = np.where(slot >= 0, slot + len(senses[unit.kind]) * self.spec.senses[unit.kind].tokens, -1)
+                senses[unit.kind].append(unit)
+            elif unit.medium is not None:
                 slot = np.where(slot >= 0, slot + len(media) * self.spec.tokens, -1)
                 places.append((start + unit.body[0], start + unit.body[1]))
                 media.append(unit)
@@ -251,6 +276,7 @@ class Layout:
             states=states,
             points=[points for points, _ in regions],
             points_of=[at.get(number, -1) for _, number in regions],
+            senses=[Heard(unit.kind, unit.medium, unit.size) for some in senses.values() for unit in some],
             **({'words': self.beside(document)} if self.beside else {}),
         )
 
@@ -282,97 +308,11 @@ class Layout:
         looked_at = places[:0, 0] if self.spec.in_sequence else places[:, 0]
         return masks.media(length, looked_at, counts, self.spec.tokens, self.config.sees)
 
-    def _check(self) -> None:
-        """Refuses what cannot work with this model or this tokenizer."""
-        c, spec = self.config, self.spec
-        stands = spec.tokens and not spec.apart
-        needed = [t for t in c.special_tokens() if stands or t not in c.image.special_tokens()]
-        if missing := [t for t in needed if not self.tokenizer.knows(t)]:
-            raise ValueError(f'layout writes special tokens that are not there: {self.tokenizer.missing(missing)}')
-        if not spec.in_sequence and (c.image.two_way or c.image.one_position or c.image.row_end):
-            raise ValueError(
-                'layout.image sets two_way, one_position or row_end, but this model looks at pictures through '
-                'cross-attention: they have no places in the sequence; leave them unset'
-            )
-        if not spec.in_sequence and spec.varying and c.sees == 'all':
-            raise ValueError(
-                "layout.sees='all' needs pictures of one size: those of this model vary, and an interval over several "
-                "would hold their padding; use 'last' or 'next'"
-            )
-        self._check_encoder()
-        if spec.marks and c.fit != 'squash':
-            raise ValueError(
-                f"layout.fit is {c.fit!r}: marks follow only pictures that are squashed, set it to 'squash'"
-            )
-        if c.max_states and not spec.state_width:
-            raise ValueError(
-                f'layout.max_states is {c.max_states}, but the model reads no states; set Vlm.Config.state'
-            )
-        _check_regions(c, spec)
-        if c.max_states and not spec.in_sequence:
-            raise ValueError(
-                f'layout.max_states is {c.max_states}, but states stand among the text, where a model that looks at '
-                'media through cross-attention puts none; use Splice'
-            )
-        if spec.answers and (c.max_media != 1 or not spec.apart):
-            raise ValueError(f'layout.max_media is {c.max_media}: answers are chosen row by row, set it to 1')
-        if not spec.tokens or not c.max_media:
-            return
-        if spec.axes > 1 and (c.image.row_end or c.image.one_position or c.tiles):
-            raise ValueError(
-                'layout.image.row_end, one_position and layout.tiles speak of positions in a line, but those of this '
-                'model have three axes: leave them unset'
-            )
-        if c.tiles and (spec.frames < 1 + c.tiles.most or not spec.newline or c.fit != 'squash' or spec.varying):
-            raise ValueError(
-                f'layout.tiles makes up to {1 + c.tiles.most} frames of a picture and ends rows with a learned token: '
-                f'set Vlm.Config.frames to that (now {spec.frames}) and newline to True (now {spec.newline}), '
-                f"layout.fit to 'squash' (now {c.fit!r}), and use a tower of fixed size"
-            )
-        rows, columns = spec.grid(spec.frames, spec.height // spec.patch, spec.width // spec.patch)
-        ends = len(self.tokenizer.encode(c.image.row_end)) * rows
-        around = len(self.tokenizer.encode(c.image.before + c.image.after))
-        most = min(rows * columns, spec.tokens)
-        longest = 0 if spec.apart else (most + ends if spec.in_sequence else 1) + around
-        if c.tiles:
-            longest = c.tiles.longest(columns) + around
-        if longest > c.max_tokens:
-            raise ValueError(
-                f'a picture takes up to {longest} tokens ({rows} x {columns}, {ends} at the ends of rows, {around} '
-                f'around), a row holds {c.max_tokens}; raise layout.max_tokens or give the model a smaller connector'
-            )
-
-    def _check_encoder(self) -> None:
-        c, spec = self.config, self.spec
-        if spec.encodes != bool(c.text.output_start):
-            raise ValueError(
-                f'layout.text.output_start is {c.text.output_start!r}: it opens what a decoder writes, for a model '
-                f'with an encoder beside it, and this one has {"one" if spec.encodes else "none"}; take the format of '
-                f'the model, e.g. templates.{"t5" if spec.encodes else "plain"}()'
-            )
-        if spec.encodes and c.overlong not in ('cut', 'drop'):
-            raise ValueError(
-                f'layout.overlong is {c.overlong!r}, but an answer cannot be parted from what the encoder reads: set '
-                "it to 'cut' or 'drop'"
-            )
-        if spec.encodes and (c.two_way_prompt or c.image.two_way or c.image.one_position):
-            raise ValueError(
-                'layout.two_way_prompt, image.two_way or image.one_position is set, but an encoder sees its whole '
-                'input both ways, each token at a position of its own: leave them unset'
-            )
-
-
-def _check_regions(c: Layout.Config, spec: MediaSpec) -> None:
-    if bool(c.max_regions) != bool(spec.points):
-        raise ValueError(
-            f'layout.max_regions is {c.max_regions}, and the model reads {spec.points} points of a region: set '
-            'Vlm.Config.region_sampler and layout.max_regions, or neither'
-        )
-
 
 def _need(units: list[Unit]) -> Shape:
     """Returns how much of a row units take."""
-    media = sum(unit.medium is not None for unit in units)
+    media = sum(unit.medium is not None and not unit.kind for unit in units)
+    senses = max(Counter(unit.kind for unit in units if unit.kind).values(), default=0)
     states = sum(unit.state is not None for unit in units)
     regions = sum(unit.region is not None for unit in units)
-    return Shape(sum(len(unit.tokens) for unit in units), media, states, regions)
+    return Shape(sum(len(unit.tokens) for unit in units), media, states, regions, senses)

@@ -185,6 +185,8 @@ class Pipeline:
             self.stats.places += len(row.batch.span)
             if row.batch.media_size is not None:
                 self.stats.images += int(np.count_nonzero(row.batch.media_size[:, 0]))
+            for sense in (row.batch.senses or {}).values():
+                self.stats.images += int(np.count_nonzero(sense.size[:, 0]))
 
 
 def render_row(documents: Sequence[Laid], layout: Layout) -> Row:

@@ -167,6 +167,17 @@ def blip2(begin: str = '</s>', end: str = '\n') -> Format:
     return Format(image=ImageFormat(after=begin), text=TextFormat(end=end))
 
 
+def x_instructblip() -> Format:
+    """<s>USER: image: [picture] words\\nASSISTANT: words</s>: a cue says of what kind the medium behind it is."""
+    text = TextFormat(
+        start='<s>',
+        user=Turn(before='USER: ', after='\n'),
+        assistant=Turn(before='ASSISTANT:', lead=' ', after='</s>', weight=1.0),
+        end='</s>',
+    )
+    return Format(image=ImageFormat(before='image: ', after=' '), text=text)
+
+
 def t5() -> Format:
     """[picture] words</s> for the encoder, <pad>words</s> for the decoder."""
     return Format(text=TextFormat(input_end='</s>', output_start='<pad>', end='</s>'))

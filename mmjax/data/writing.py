@@ -15,12 +15,25 @@ from mmjax.batch import MediaSpec
 from mmjax.data import features, images
 from mmjax.data.coordinates import Codec
 from mmjax.data.images import Fit
-from mmjax.data.laid import REGION, STATE
+from mmjax.data.laid import REGION, SENSE, STATE
 from mmjax.data.points import inside
 from mmjax.data.templates import ImageFormat, TextFormat
 from mmjax.data.tiles import Tiles
 from mmjax.data.tokenizer import SPECIAL, Tokenizer
-from mmjax.document import BadDocument, Document, Features, Generate, Image, Medium, Piece, Region, State, Text, Video
+from mmjax.document import (
+    BadDocument,
+    Document,
+    Features,
+    Generate,
+    Image,
+    Medium,
+    Piece,
+    Region,
+    State,
+    Text,
+    Video,
+    kind_of,
+)
 
 
 @dataclasses.dataclass
@@ -33,6 +46,7 @@ class Unit:
     whole: bool = False
     body: tuple[int, int] = (0, 0)  # where a medium's places are
     medium: Medium | None = None
+    kind: str = ''  # of the medium, where the model has a sense of its own for it
     size: tuple[int, int, int] = (0, 0, 0)
     count: int = 0
     grid: tuple[int, int] = (0, 0)  # rows and columns of one frame's places
@@ -118,6 +132,8 @@ class Writer:
     state: str
     tiles: Tiles | None = None
     region: str = ''  # the special token of a region that is read, behind its coordinates
+    kind: str = ''  # of the media that it writes
+    senses: dict[str, 'Writer'] = dataclasses.field(default_factory=dict)  # of media of further kinds, in order
 
     def write(self, document: Document, closed: bool = True, ask: bool = False) -> list[Unit]:
         """Returns the units of a document; raises BadDocument.
@@ -211,6 +227,8 @@ class Writer:
 
     def _piece(self, page: Page, document: Document, piece: Piece, weight: float, number: int, sizes: '_Sizes') -> None:
         match piece:
+            case Features() | Video() if kind_of(piece) in self.senses:
+                self._sensed(page, document, piece, weight, number)
             case Text():
                 page.words(piece.text, weight)
             case Region():
@@ -254,9 +272,12 @@ class Writer:
         spec, f = self.spec, self.image
         if not spec.tokens:
             raise BadDocument(document.key, 'picture', 'the model reads none')
-        if isinstance(medium, Features) != bool(spec.features):
-            has, reads = ('features', 'pictures') if isinstance(medium, Features) else ('a picture', 'features')
-            raise BadDocument(document.key, has, f'the model reads {reads}')
+        vectors = isinstance(medium, Features)
+        if vectors != bool(spec.features) or (vectors and medium.kind != self.kind):
+            has, reads = 'features' if vectors else 'a picture', 'features' if spec.features else 'pictures'
+            kinds = ', '.join(self.senses)
+            has += f' of the kind {medium.kind!r}' if kind_of(medium) and vectors else ''
+            raise BadDocument(document.key, has, f'the model reads {reads}' + f' and {kinds}' * bool(kinds))
         first = medium.frames[0] if isinstance(medium, Video) else medium
         tiled = self.tiles and isinstance(medium, Image)
         frames, patches = self._size(document, medium)
@@ -289,6 +310,14 @@ class Writer:
         if spec.in_sequence:
             unit.slot[slice(*unit.body)] = slot
         page.add(unit)
+
+    def _sensed(self, page: Page, document: Document, medium: Medium, weight: float, number: int) -> None:
+        """Writes a medium as its own format says; its places are those of its kind."""
+        kind = kind_of(medium)
+        self.senses[kind]._medium(page, document, medium, weight, number)
+        unit = page.units[-1]
+        unit.kind = kind
+        unit.slot = np.where(unit.slot >= 0, unit.slot + SENSE * (1 + [*self.senses].index(kind)), -1)
 
     def _size(self, document: Document, medium: Medium) -> tuple[int, tuple[int, int]]:
         """Returns a medium's frames, and the rows and columns of each one's patches."""

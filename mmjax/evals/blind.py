@@ -2,7 +2,8 @@
 """The blind control: the same questions, each with another question's pictures.
 
 A model that answers as well from a wrong picture does not look at pictures. Pictures change places only between
-documents whose pictures have the same sizes, so neither the number of tokens nor the shape gives the answer away.
+documents whose media are of the same kinds and sizes, so neither the number of tokens nor the shape gives the answer
+away.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mmjax.document import Document, Features, Image, Medium, Video
+from mmjax.document import Document, Features, Image, Medium, Video, kind_of
 
 
 def media(document: Document) -> list[Medium]:
@@ -47,8 +48,8 @@ def shuffle(
     """
     groups: dict[tuple, list[int]] = {}
     for i, document in enumerate(documents):
-        frames = [m.frames if isinstance(m, Video) else (m,) for m in media(document)]
-        groups.setdefault(tuple(tuple(map(size, f)) for f in frames), []).append(i)
+        frames = [(kind_of(m), m.frames if isinstance(m, Video) else (m,)) for m in media(document)]
+        groups.setdefault(tuple((kind, *map(size, f)) for kind, f in frames), []).append(i)
     rng, owner = np.random.default_rng(seed), [-1] * len(documents)
     for sizes, members in groups.items():
         if sizes and len(members) > 1:

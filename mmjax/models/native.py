@@ -28,7 +28,8 @@ class NativeVit(nnx.Module):
     """A tower whose patches see those of their own frame, or of their window of it, and nothing beyond the picture.
 
     Pictures stand at the top left of the largest one. Inside of the tower the patches that are there come first,
-    window by window, square by square, so that what a patch sees is an interval; squares leave in raster order.
+    window by window, square by square, so that what a patch sees is an interval; squares leave in raster order. With a
+    budget the tower computes so many patches of each frame, however many the grid has.
     """
 
     @dataclasses.dataclass(kw_only=True)
@@ -38,6 +39,7 @@ class NativeVit(nnx.Module):
         block: Block.Config
         patch: int = 14
         grid: tuple[int, int] = (64, 64)  # rows, columns of patches of the largest picture
+        budget: int = 0  # the most patches of a picture; 0: all that the grid has
         merge: int = 2  # side of the squares in whose order features leave; rows and columns are multiples of it
         temporal: int = 2  # frames that one patch spans; a picture is shown so many times
         window: int | None = None  # squares on the side of a window; None: every block looks at the whole frame
@@ -66,6 +68,11 @@ class NativeVit(nnx.Module):
             return NativeVit(self, rngs=rngs)
 
     def __init__(self, c: Config, *, rngs: nnx.Rngs):
+        if c.budget % c.merge**2 or c.budget > c.grid[0] * c.grid[1]:
+            raise ValueError(
+                f'NativeVit.Config.budget of {c.budget} patches: it is a whole number of squares of {c.merge} x '
+                f'{c.merge}, at most the {c.grid[0] * c.grid[1]} of the grid, or 0'
+            )
         if c.grid[0] % c.merge or c.grid[1] % c.merge:
             raise ValueError(f'NativeVit.Config.grid {c.grid} is no whole number of squares of {c.merge} x {c.merge}')
         if list(c.deep) != sorted(set(c.deep)) or not all(0 <= i < c.depth for i in (*c.deep, *c.full)):
@@ -91,6 +98,11 @@ class NativeVit(nnx.Module):
 
         Float pixels are taken as already normalised.
         """
+        if pixels.shape[3:5] != self.c.size:
+            raise ValueError(
+                f'pictures in frames of {pixels.shape[3:5]} pixels for a tower of {self.c.size}: '
+                'set model.encoder.grid to that of the layout, in patches'
+            )
         b, m, t = pixels.shape[:3]
         steps = -(-t // self.c.temporal)
         rows, columns = (_repeated(size[..., i], steps) for i in (1, 2))
@@ -183,7 +195,7 @@ def _places(c: NativeVit.Config, rows: Array, columns: Array) -> Places:
     sorted_ = np.lexsort((column % side, row % side, column // side, row // side, window))
     row, column, window = row[sorted_], column[sorted_], window[sorted_]
     there = (row < rows[:, None]) & (column < columns[:, None])
-    order = jnp.argsort(~there, axis=1, stable=True)
+    order = jnp.argsort(~there, axis=1, stable=True)[:, : c.budget or None]
     raster, row, column = (jnp.asarray(x, jnp.int32)[order] for x in (sorted_, row, column))
     exists = jnp.arange(order.shape[1]) < there.sum(axis=1, keepdims=True)
     # How many are there before each window begins, and before it ends.

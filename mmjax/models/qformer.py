@@ -144,7 +144,9 @@ class Qformer(nnx.Module):
         if self.frames > 1:
             count = jnp.clip(count[:, None] - jnp.arange(self.frames) * each, 0, each).reshape(-1)
             features = sharding.reshape_rows(features, (media * self.frames, each, features.shape[2]))
-            words = None if words is None else jnp.repeat(words, self.frames, axis=0)
+            if words is not None:
+                each = jnp.broadcast_to(words[:, None], (media, self.frames, words.shape[1]))
+                words = sharding.reshape_rows(each, (media * self.frames, words.shape[1]))
         hidden, _ = self.read(features, count, words if self.instructed else None, 'two-way')
         hidden = hidden if self.out is None else self.out(hidden)
         return sharding.reshape_rows(hidden, (media, self.frames * hidden.shape[1], hidden.shape[2]))

@@ -31,6 +31,7 @@ from mmjax.models.reader import Reader
 from mmjax.models.region_sampler import RegionSampler
 from mmjax.models.regions import Regions
 from mmjax.models.resampler import Resampler
+from mmjax.models.sense import Sense, senses_of
 from mmjax.models.seq2seq import Seq2seq
 from mmjax.models.state import StateVector
 from mmjax.models.vision import Vit
@@ -63,6 +64,7 @@ class Vlm(nnx.Module):
         connector: Connector | None = None  # None: the encoder's features are the media tokens
         state: StateVector.Config | None = None
         region_sampler: RegionSampler.Config | None = None  # reads regions of pictures as a token each
+        senses: dict[str, Sense.Config] = dataclasses.field(default_factory=dict)  # further kinds of media, by name
         fusion: Splice.Config | CrossAttention.Config = dataclasses.field(default_factory=Splice.Config)
         frames: int = 1  # the most frames of one medium
         per_second: float = 0.0  # positions of time a second of video, where positions have three axes
@@ -71,14 +73,18 @@ class Vlm(nnx.Module):
 
         def media_spec(self) -> MediaSpec:
             """Returns all that the data side needs to know of the model."""
+            senses = {kind: sense.media_spec(self.encoder) for kind, sense in self.senses.items()}
             state_width = self.state.size if self.state else 0
             axes = len(getattr(self.decoder.position, 'sections', ())) or 1
             in_sequence, encodes = isinstance(self.fusion, Splice.Config), isinstance(self.decoder, Seq2seq.Config)
             if self.encoder is None:
-                return MediaSpec(in_sequence=in_sequence, encodes=encodes, state_width=state_width, axes=axes)
+                return MediaSpec(
+                    in_sequence=in_sequence, encodes=encodes, state_width=state_width, axes=axes, senses=senses
+                )
             token_rows, token_columns = self.token_grid(self.frames, *self.encoder.grid)
             budget = getattr(self.encoder, 'budget', 0)
-            tokens = min(token_rows * token_columns, budget or token_rows * token_columns)
+            most = -(-self.frames // self.temporal) * budget // self.squares**2
+            tokens = min(token_rows * token_columns, most or token_rows * token_columns)
             return MediaSpec(
                 height=self.encoder.size[0],
                 width=self.encoder.size[1],
@@ -103,6 +109,7 @@ class Vlm(nnx.Module):
                 features=self.encoder.width if isinstance(self.encoder, Regions.Config) else 0,
                 points=self.region_sampler.points if self.region_sampler else 0,
                 beside_vocab=getattr(self.connector, 'words_vocab', 0),
+                senses=senses,
             )
 
         @property
@@ -185,8 +192,8 @@ class Vlm(nnx.Module):
                 'set Vlm.Config.fusion to Splice or expert to None'
             )
         self.extra_features, self.words, self.squares = c.extra_features, c.words, c.squares
-        self.temporal, self.signs = c.temporal, c.signs
-        self.varying, self.deep = c.varying, getattr(c.connector, 'levels', 0)
+        self.temporal, self.signs, self.varying = c.temporal, c.signs, c.varying
+        self.deep = getattr(c.connector, 'levels', 0)
         if self.deep and (c.state or c.newline or encodes):
             raise ValueError('DeepStack with states, Vlm.Config.newline or a Seq2seq: those enter at one depth only')
         crossing = c.fusion if isinstance(c.fusion, CrossAttention.Config) else None
@@ -202,12 +209,12 @@ class Vlm(nnx.Module):
             )
         self.newline = parameter(normal(rngs.params(), (self.media_width,), 0.02), b_D) if c.newline else None
         self.state = c.state.build(self.media_width, rngs=rngs) if c.state else None
+        self.kinds, self.senses = tuple(c.senses), senses_of(c, rngs)
         cross = dict(cross=crossing.block, every=crossing.every, first=crossing.start) if crossing else {}
         cross = {} if encodes else {**cross, 'media_width': self.media_width}
         self.region_sampler = _sampler(c, self.encoder, rngs) if c.region_sampler else None
-        self.grid = c.encoder.grid if c.region_sampler else None
+        self.grid, self.crossing = c.encoder.grid if c.region_sampler else None, crossing is not None
         self.decoder = c.decoder.build(**cross, rngs=rngs)
-        self.crossing = crossing is not None
 
     def media(self, batch: Batch, seen: tuple[Array, ...] | None = None) -> Float[Array, 'B S D'] | None:
         """Returns the row's media tokens, states and regions, in the order of Batch.slot; None where there are none.
@@ -222,6 +229,8 @@ class Vlm(nnx.Module):
             parts.append(self.state(batch.states))
         if self.region_sampler is not None and batch.points is not None:
             parts.append(self._regions(batch, seen[0]))
+        if batch.senses is not None:
+            parts += [self.senses[kind](batch.senses[kind], self.encoder) for kind in self.kinds]
         return jnp.concatenate(parts, axis=1) if parts else None
 
     def _regions(self, batch: Batch, features: Float[Array, 'N P E']) -> Float[Array, 'B R D']:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.models.qformer import Qformer
+from mmjax.models.sense import Sense
 from mmjax.models.vision import Vit
 from mmjax.models.vlm import Vlm
 from mmjax.weights import blip, llama, opt, qformer, t5
@@ -67,6 +68,13 @@ def vicuna_table(c: Vlm.Config) -> Table:
 def t5_table(c: Vlm.Config) -> Table:
     """Returns the names of a BLIP-2 or an InstructBLIP before FLAN-T5."""
     return table(c, 't5')
+
+
+def asking_table(c: Sense.Config) -> Table:
+    """Returns the names of the Q-Former of an InstructBLIP and of its map, for a sense that begins with them."""
+    others = (r'(vision_model|language_model)\..*', 'of another part')
+    asking = qformer.table(c.connector, qformer.INSTRUCTED).under('connector/', '')
+    return Table((*asking.entries, *linear('connector/out', 'language_projection')), (*asking.ignored, others))
 
 
 def parts_table(c: Vlm.Config, names: qformer.Names, projection: str) -> Table:

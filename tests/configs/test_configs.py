@@ -69,6 +69,9 @@ COUNTS = {
     'instructblip.py:t5-xl': ((986.0 + 185.7 + 1.6 + 2849.8) * M, {}),
     'instructblip.py:7b': (7913.2 * M, {}),
     'instructblip.py:13b': ((986.0 + 185.7 + 3.9 + 13015.9) * M, {}),
+    # tower, four times queries, of which two look at narrower features, and their maps, LLaMA
+    'x_instructblip.py:7b': ((986.0 + 2 * 185.7 + 179.8 + 177.4 + 4 * 3.1 + 6738.4) * M, {}),
+    'x_instructblip.py:13b': ((986.0 + 2 * 185.7 + 179.8 + 177.4 + 4 * 3.9 + 13015.9) * M, {}),
     # tower, its head, reader, its head, maps, prompts, the picture's token, LLaMA
     'anomalygpt.py:7b': ((631.7 + 1.3 + 353.0 + 1.0 + 5.2 + 107.4 + 4.2 + 6738.4) * M, {}),
     # words, GRU, attention, layers of regions and questions, answers

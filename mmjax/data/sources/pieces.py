@@ -16,7 +16,7 @@ from mmjax.data.sources.records import Record
 from mmjax.document import Document, Features, Generate, Image, Piece, Region, State, Text, Video
 
 KINDS = ('text', 'image', 'region', 'state', 'video', 'generate', 'features')
-BESIDE = {'weight', 'role', 'times', 'fps'}
+BESIDE = {'weight', 'role', 'times', 'fps', 'kind'}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -25,7 +25,8 @@ class Pieces:
 
     text: words. image: a name. region: {text, boxes, image}. state: numbers. video: names of frames, with `times` in
     seconds or `fps`. generate: the name of the picture to draw, or null. features: the name of a .npy file [vectors,
-    width]. Beside them may stand `answers`, what several people answered.
+    width], with the `kind` of what they are of ('audio', '3d' ...) unless that is a picture. Beside them may stand
+    `answers`, what several people answered.
     """
 
     field: str = 'pieces'
@@ -69,7 +70,7 @@ class Pieces:
                 piece = State(_numbers(record, value))
             case 'features':
                 found = record.need_image(value)
-                piece = Features(found.pixels, name=found.name)
+                piece = Features(found.pixels, name=found.name, kind=str(entry.get('kind', '')))
             case 'video':
                 piece = _video(record, entry)
             case _:
