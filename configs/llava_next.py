@@ -31,7 +31,7 @@ def get_config(arg: str = '') -> Run:
     """Returns the run of a size."""
     a = parse(arg, '7b', '13b', 'ov-7b')
     one = a.size == 'ov-7b'
-    form, tiles = templates.chatml() if one else templates.vicuna(), Tiles(grids=UP_TO_9) if one else Tiles()
+    form, tiles = templates.chatml() if one else templates.vicuna(), Tiles(grids=UP_TO_9, side=384) if one else Tiles()
     if one:
         form.image = templates.ImageFormat(after='\n')
         encoder, decoder = vl_parts.siglip(vl_parts.SIGLIP_SO_26, 384, layer=-1, features_normed=False), parts.qwen2()

@@ -35,6 +35,7 @@ def get_config(arg: str = '') -> Run:
         image=form.image,
         text=form.text,
         fit='whole',  # pictures keep their size, but for parts of a patch
+        least=0 if a.debug else 64,  # small ones are enlarged to so many squares
         overlong='truncate',
     )
     chats = data.mix(

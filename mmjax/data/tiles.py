@@ -23,6 +23,8 @@ class Tiles:
     """The grids of tiles that there are; a picture gets the one that keeps most of its pixels, then wastes fewest."""
 
     grids: tuple[tuple[int, int], ...] = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # (rows, columns) of tiles
+    # Of a tile in pixels, of which the tower reads what patches cover, from the top left on; 0: as the tower reads.
+    side: int = 0
 
     @property
     def most(self) -> int:
@@ -31,7 +33,7 @@ class Tiles:
 
     def choose(self, size: tuple[int, int], side: int) -> tuple[int, int]:
         """Returns the (rows, columns) of tiles of side x side pixels for a picture of size (width, height)."""
-        width, height = size
+        (width, height), side = size, self.side or side
 
         def value(grid: tuple[int, int]) -> tuple[int, int]:
             rows, columns = grid[0] * side, grid[1] * side
@@ -60,11 +62,14 @@ class Tiles:
 
     def read(self, image: Image, size: tuple[int, int], overview: Fit) -> np.ndarray:
         """Returns the frames [1 + tiles, side, side, 3] of a picture of size (width, height)."""
-        side = overview.config.width
+        read = overview.config.width
+        side = self.side or read
         rows, columns = self.choose(size, side)
         large = Fit.Config(height=rows * side, width=columns * side, mode='pad', fill=(0, 0, 0)).build().read(image)
         tiles = large.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
-        return np.concatenate([overview.read(image)[None], tiles])
+        if side != read:
+            overview = Fit.Config(height=side, width=side).build()
+        return np.concatenate([overview.read(image)[None], tiles])[:, :read, :read]
 
 
 def _without_padding(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:

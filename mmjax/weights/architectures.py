@@ -158,10 +158,10 @@ def _spelt(model_type: str, module: Any, layout: Any, written: str = 'hub') -> A
     return Architecture(model_type, module.config, table, layout)
 
 
-def _native(model_type: str, config: Callable[[Public], Any]) -> Architecture:
-    """A Qwen with a tower for pictures of any shape."""
+def _native(model_type: str, config: Callable[[Public], Any], least: int) -> Architecture:
+    """A Qwen with a tower for pictures of any shape, enlarged to at least so many squares."""
     table = lambda c, public, names: qwen_native.table(c, qwen_native.layout_of(names) if names else None)
-    return Architecture(model_type, config, table, _written(templates.qwen_native, fit='whole'))
+    return Architecture(model_type, config, table, _written(templates.qwen_native, fit='whole', least=least))
 
 
 def _idefics(c: Any, public: Public, names: Names) -> Table:
@@ -197,8 +197,8 @@ ARCHITECTURES = {
     'Gemma3ForConditionalGeneration': _spelt('gemma3', gemma3, _written(templates.gemma3)),
     'SmolVLMForConditionalGeneration': _plain('smolvlm', smolvlm.config, smolvlm.table, _written(templates.smolvlm)),
     'QWenLMHeadModel': _plain('qwen', qwen_vl.config, qwen_vl.table, _written(templates.chatml, dialects.qwen_vl)),
-    'Qwen2_5_VLForConditionalGeneration': _native('qwen2_5_vl', qwen_native.qwen2_5),
-    'Qwen3VLForConditionalGeneration': _native('qwen3_vl', qwen_native.qwen3),
+    'Qwen2_5_VLForConditionalGeneration': _native('qwen2_5_vl', qwen_native.qwen2_5, 4),
+    'Qwen3VLForConditionalGeneration': _native('qwen3_vl', qwen_native.qwen3, 64),
     'BlipForConditionalGeneration': _plain('blip', blip.captioner, blip.captioner_table, _written(templates.blip)),
     'BlipForImageTextRetrieval': _plain('blip', blip.retriever, blip.retriever_table),
     'BlipForQuestionAnswering': _plain(

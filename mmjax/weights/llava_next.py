@@ -36,9 +36,9 @@ def config(public: Mapping[str, Any]) -> Vlm.Config:
 
 def tiles(public: Mapping[str, Any]) -> Tiles:
     """Returns the grids of tiles of a config.json, those of more than MOST tiles left out."""
-    side = public['vision_config']['image_size']
+    side, patch = public['vision_config']['image_size'], public['vision_config'].get('patch_size', 1)
     grids = tuple((rows // side, columns // side) for rows, columns in public['image_grid_pinpoints'])
-    return Tiles(grids=tuple(grid for grid in grids if grid[0] * grid[1] <= MOST))
+    return Tiles(grids=tuple(grid for grid in grids if grid[0] * grid[1] <= MOST), side=side if side % patch else 0)
 
 
 def vision(public: Mapping[str, Any]) -> Vit.Config:

@@ -281,6 +281,21 @@ def test_a_budget_of_patches_is_used_up_by_every_shape(size, grid):
     assert f.grid(size) == grid and f.boxes_in((0.0, 0.0, 1.0, 1.0), size) == shown
 
 
+@pytest.mark.parametrize(
+    'size, grid',
+    [
+        ((20, 20), (3, 3)),  # enlarged to at least nine
+        ((160, 90), (6, 10)),
+        ((1600, 900), (7, 13)),  # shrunk to at most a hundred
+        ((4000, 100), (1, 16)),  # to the longest row
+        ((9, 4000), (16, 1)),
+    ],
+)
+def test_whole_patches_are_neither_too_few_nor_too_many(size, grid):
+    f = fit('whole', 256, 256, patch=16, budget=100, least=9)
+    assert f.grid(size) == grid and f.read(Image(np.zeros((*size[::-1], 3), np.uint8))).shape == (256, 256, 3)
+
+
 def test_grid_of_other_modes_is_the_whole_picture():
     assert fit('squash', 28, 56, patch=14).grid((999, 3)) == (2, 4)
 
@@ -327,6 +342,8 @@ def test_absurd_shapes_do_not_eat_the_memory():
         ({'patch': 5}, 'whole number of patches'),
         ({'mode': 'budget'}, 'a budget of 0 patches'),
         ({'budget': 9}, "mode 'squash' with a budget of 9 patches"),
+        ({'least': 2}, "mode 'squash' with at least 2 patches"),
+        ({'mode': 'whole', 'patch': 16, 'least': 7}, 'at least 7 patches of 6'),
     ],
 )
 def test_bad_fits_are_refused(options, complaint):

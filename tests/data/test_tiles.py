@@ -76,3 +76,15 @@ def test_frames_of_videos_are_pictures_of_their_own():
 def test_what_cannot_be_tiled_is_refused(spec, changes):
     with pytest.raises(ValueError, match=r'layout\.tiles makes up to 3 frames|a picture takes up to 16 tokens'):
         layout(**changes).build(dataclasses.replace(SPEC, **spec))
+
+
+def test_a_tower_reads_what_its_patches_cover():
+    """Tiles of 5 x 5 pixels before a tower of 4 x 4: the last row and column of each are left out."""
+    tiles = Tiles(grids=((1, 2),), side=5)
+    picture = Image(np.arange(5 * 10 * 3, dtype=np.uint8).reshape(5, 10, 3))
+    assert tiles.choose((10, 5), 4) == (1, 2)
+    frames = tiles.read(picture, (10, 5), Fit.Config(height=4, width=4).build())
+    np.testing.assert_array_equal(frames[1], picture.pixels[:4, :4])
+    np.testing.assert_array_equal(frames[2], picture.pixels[:4, 5:9])
+    whole = Fit.Config(height=5, width=5).build().read(picture)
+    np.testing.assert_array_equal(frames[0], whole[:4, :4])

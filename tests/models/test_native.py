@@ -48,6 +48,14 @@ def test_the_grid_round_a_picture_changes_nothing():
     np.testing.assert_allclose(wide[0, 0, 0, :12], narrow[0, 0, 0], rtol=2e-4, atol=2e-5)
 
 
+def test_a_budget_leaves_out_only_what_is_not_there():
+    few = dataclasses.replace(TOWER, budget=16, window=1)
+    all_, some = run(made(dataclasses.replace(TOWER, window=1)), PIXELS, SIZE), run(made(few), PIXELS, SIZE)
+    assert some.shape == (1, 2, 1, 16, 16)
+    for medium, count in enumerate((12, 16)):
+        np.testing.assert_allclose(some[0, medium, 0, :count], all_[0, medium, 0, :count], rtol=2e-4, atol=2e-5)
+
+
 def test_windows_see_themselves_and_leave_in_raster_order():
     tower, moved = made(WINDOWS), PIXELS.copy()
     # One pixel of the square in row 1, column 0 of the second picture, which is square 2 of its 2 x 2.
@@ -99,6 +107,8 @@ def test_each_depth_has_its_own_map():
     [
         (lambda r: dataclasses.replace(TOWER, grid=(3, 4)).build(rngs=r), 'no whole number of squares of 2 x 2'),
         (lambda r: dataclasses.replace(TOWER, deep=(2,)).build(rngs=r), 'name blocks 0 to 1'),
+        (lambda r: dataclasses.replace(TOWER, budget=10).build(rngs=r), 'a whole number of squares'),
+        (lambda r: dataclasses.replace(TOWER, budget=36).build(rngs=r), 'at most the 32 of the grid'),
         (lambda r: DeepStack.Config(first=MAPS, deep=MAPS, levels=2).build(8, 4, rngs=r), 'cannot share features of 8'),
         (lambda r: DeepStack.Config(first=MAPS, deep=MAPS, levels=1).build(8, None, rngs=r), 'Splice'),
     ],
