@@ -78,6 +78,11 @@ class BudgetVit(nnx.Module):
 
         Bytes are brought to mean 0 and deviation 1, picture by picture; floats are taken as already normalised.
         """
+        if pixels.shape[3:5] != self.c.size:
+            raise ValueError(
+                f'pictures in frames of {pixels.shape[3:5]} pixels for a tower of {self.c.size}: '
+                'set model.encoder.grid to that of the layout, in patches'
+            )
         b, m, t = pixels.shape[:3]
         n, most = b * m * t, self.c.budget
         x = patches(sharding.reshape_rows(pixels, (n, *pixels.shape[3:])), self.c.patch)
