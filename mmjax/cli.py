@@ -152,6 +152,7 @@ def _add_import(verbs: argparse._SubParsersAction) -> None:
     add('--stage', default='', metavar='NAME', help='the stage that begins with the weights (the first)')
     add('--accept-changes', action='store_true', help='config.json may say otherwise, or more')
     add('--new-tokens', action='store_true', help='the layout may write tokens that the tokenizer lacks')
+    add('--delta-of', type=pathlib.Path, metavar='BASE', help='add the tensors of this folder, of which DIR is a delta')
     add('--pickled', action='store_true', help='read .bin and .pt files too, their weights only (needs torch)')
 
 
@@ -244,6 +245,7 @@ def run_import(args: argparse.Namespace, overrides: list[str]) -> int:
         spec=args.config or '',
         overrides=overrides,
         stage=args.stage,
+        delta_of=args.delta_of,
         pickled=args.pickled,
         accept_changes=args.accept_changes,
         new_tokens=args.new_tokens,

@@ -58,6 +58,7 @@ class Load:
     table: Any = None  # of a public checkpoint
     part: str = ''  # encoder, decoder, senses/audio ...; '': the whole model
     prefix: str = ''  # public names that begin otherwise are another part's, e.g. vision_model. of a CLIPModel
+    delta_of: str = ''  # the public checkpoint from which this one is a difference (Shikra, Ferret: from LLaMA)
 
 
 @dataclasses.dataclass

@@ -7,6 +7,7 @@ stands beside its place until it is whole. The public files that are no weights 
 """
 
 import dataclasses
+import glob
 import os
 import pathlib
 import shutil
@@ -24,6 +25,7 @@ from mmjax.config_io import differences, to_json
 from mmjax.data.beside import Beside
 from mmjax.data.layout import Layout
 from mmjax.weights import Account, Checkpoint, Table, WeightsError, architectures, save, shapes, to_public
+from mmjax.weights.delta import Summed
 from mmjax.weights.fields import unknown
 from mmjax.weights.files import read_json
 from mmjax.weights.pickled import Pickled, files
@@ -55,6 +57,7 @@ class Request:
     spec: str = ''  # the config file that `run` is of
     overrides: Sequence[str] = ()
     stage: str = ''  # name or number of the stage that the weights are the beginning of; '': the first
+    delta_of: pathlib.Path | None = None  # folder of the checkpoint to which the tensors are differences
     pickled: bool = False  # whether .bin and .pt files may be read
     accept_changes: bool = False  # whether config.json may have unknown fields, or say otherwise than `run`
     new_tokens: bool = False  # whether the layout may write tokens that the published tokenizer lacks
@@ -79,6 +82,8 @@ def import_checkpoint(request: Request) -> Account:
     with _named(file):
         wanted = shapes(run.model.build)
         table = architecture.table(run.model, public, set(tensors))
+    if request.delta_of:
+        tensors = Summed(tensors, open_tensors(request.delta_of, request.pickled), table)
     account = _account(folder, table, tensors, wanted)
     vocabulary.check(run, folder, architecture.beside, new_tokens=request.new_tokens)
     run.layout = vocabulary.at(run.layout, request.out.absolute() / FOLDER, architecture.beside)
@@ -91,6 +96,8 @@ def import_checkpoint(request: Request) -> Account:
 
 def open_tensors(folder: pathlib.Path, pickled: bool) -> Checkpoint | Pickled:
     """Returns the tensors of a folder; pickles only where they are asked for and nothing else is there."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f'{folder}: no such folder; give that of a checkpoint as it was published')
     if not any(folder.glob('*.safetensors*')) and (found := files(folder)):
         if not pickled:
             raise WeightsError(
@@ -104,7 +111,7 @@ def open_tensors(folder: pathlib.Path, pickled: bool) -> Checkpoint | Pickled:
 class Sound(Mapping[str, np.ndarray]):
     """The tensors of a checkpoint; one whose numbers are not all finite is refused."""
 
-    def __init__(self, tensors: Checkpoint | Pickled):
+    def __init__(self, tensors: Checkpoint | Pickled | Summed):
         self._tensors = tensors
 
     def __getitem__(self, key: str) -> np.ndarray:
@@ -175,16 +182,40 @@ def export_checkpoint(
     want = {
         p: jax.ShapeDtypeStruct(w.shape, dtype, sharding=w.sharding) for p, w in placed(abstract(run), None).items()
     }
-    params = store.params(step, want)
-    if ema:
-        params |= store.params(step, {p: want[p] for p in store.shapes(step, 'ema')}, 'ema')
     with _beside(out) as made:
-        save(
-            made, to_public(architecture.table(run.model, public, None), {p: np.asarray(w) for p, w in params.items()})
-        )
+        save(made, to_public(architecture.table(run.model, public, None), Stored(store, step, want, ema)))
         vocabulary.copy(like, made)
         write_json(made / 'config.json', {**public, 'torch_dtype': dtype})
     return step
+
+
+class Stored(Mapping[str, np.ndarray]):
+    """The parameters of a checkpoint of ours, read as they are asked for; those read last are kept, no others."""
+
+    KEPT = 6  # a table's entry makes one tensor of no more
+
+    def __init__(self, store: Store, step: int, want: Mapping[str, jax.ShapeDtypeStruct], ema: bool):
+        self._store, self._step, self._want = store, step, want
+        self._parts = dict.fromkeys(want, 'params') | dict.fromkeys(store.shapes(step, 'ema') if ema else (), 'ema')
+        self._read: dict[str, np.ndarray] = {}
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        if path not in self._read:
+            want = {path: self._want[path]}
+            found = self._store.params(self._step, want, self._parts[path], some=True)
+            while len(self._read) >= self.KEPT:
+                self._read.pop(next(iter(self._read)))
+            self._read[path] = np.asarray(found[path])
+        return self._read[path]
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._want
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._want)
+
+    def __len__(self) -> int:
+        return len(self._want)
 
 
 def describe(account: Account) -> str:
@@ -208,7 +239,11 @@ def _named(file: pathlib.Path) -> Iterator[None]:
         yield
     except KeyError as e:
         raise WeightsError(f'{file} lacks {e.args[0]}; take the file that was published') from e
-    except (ValueError, TypeError, AttributeError, ArithmeticError) as e:
+    except (TypeError, AttributeError) as e:
+        raise WeightsError(
+            f'{file}: a field has another form than it should ({e}); take the file that was published'
+        ) from e
+    except (ValueError, ArithmeticError) as e:
         raise WeightsError(f'{file}: {e}') from e
 
 
@@ -288,6 +323,7 @@ def _beside(out: pathlib.Path) -> Iterator[pathlib.Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f'{out} is there already; choose another --out, or remove it')
     made = out.absolute().with_name(f'.{out.name}.{os.getpid()}')
+    _clear(out, made)
     made.mkdir(parents=True)
     try:
         yield made
@@ -298,3 +334,22 @@ def _beside(out: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(made, ignore_errors=True)
         raise
     log.info(f'wrote {out}')
+
+
+def _clear(out: pathlib.Path, own: pathlib.Path) -> None:
+    """Removes what imports and exports to the same place left half-written when they were killed."""
+    for left in own.parent.glob(f'.{glob.escape(out.name)}.*'):
+        number = left.name.rpartition('.')[2]
+        if number.isdigit() and left.is_dir() and (left == own or not _lives(int(number))):
+            log.info(f'removing {left}, which a process that was killed has left')
+            shutil.rmtree(left)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    return True

@@ -17,6 +17,7 @@ from mmjax.config import ConfigError, Load, Run
 from mmjax.optim import matches, require_match
 from mmjax.params import flatten
 from mmjax.weights import Checkpoint, to_ours
+from mmjax.weights.delta import Summed
 from mmjax.workdir import build
 
 SHOWN = 12  # names in a message
@@ -80,6 +81,11 @@ def _public(
     table = load.table(part)
     names = {path for entry in table.entries for path in entry.paths}
     shapes = {path: params[before + path].shape for path in names if before + path in params}
-    tensors, _ = to_ours(table, Checkpoint(load.path, load.prefix), shapes)
+    public = Checkpoint(load.path, load.prefix)
+    if load.delta_of:
+        # Within a part paths begin anew: a decoder's are all of the language model.
+        language = 'decoder/'.removeprefix(before)
+        public = Summed(public, Checkpoint(load.delta_of, load.prefix), table, language)
+    tensors, _ = to_ours(table, public, shapes)
     put = lambda tensor, w: jax.device_put(tensor.astype(w.dtype), w.sharding)
     return {p: put(tensors[p.removeprefix(before)], w) for p, w in want.items() if p.removeprefix(before) in tensors}

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
 import json
+import os
 import pathlib
 import resource
 import shutil
+import subprocess
 import sys
 
 import jax
@@ -258,7 +260,13 @@ FILES = {
     'quantised': (lambda f: edit(f, quantization_config={'bits': 4}), ["quantization_config = {'bits': 4}"]),
     'vocabulary': (lambda f: edit(f, vocab_size=17), ['vocab_size 17 is not that of text_config, 300']),
     'place': (lambda f: edit(f, image_token_index=300), ['image_token_index 300 is not below']),
-    'part': (lambda f: edit(f, text_config=None), ['config.json']),
+    'part': (lambda f: edit(f, text_config=None), ['config.json: a field has another form', 'that was published']),
+    'words': (lambda f: edit(f, vision_config='clip'), ["vision_config is 'clip', and no object"]),
+    'tokenizer': (
+        lambda f: (f / 'tokenizer.json').write_text('{}'),
+        ['tokenizer.json is no whole tokenizer (KeyError', 'download it again'],
+    ),
+    'no tokenizer JSON': (lambda f: (f / 'tokenizer.json').write_text('{'), ['tokenizer.json is no JSON']),
     'tower': (
         lambda f: edit(f, vision_config={**VISION, 'model_type': 'siglip_vision_model'}),
         ["config.json: vision tower of type 'siglip_vision_model'"],
@@ -378,3 +386,28 @@ def test_a_disk_that_is_full(tmp_path):
             write_params(tmp_path, Place(0, 0, 0, {}), want, set(), [(1 << 20, job)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_a_killed_import_left_is_removed(published, tmp_path, capsys):
+    """Of processes that live the folders stay: another import to the same place may be on its way."""
+    dead = subprocess.Popen([sys.executable, '-c', ''])
+    dead.wait()
+    for name in (f'.out.{dead.pid}', f'.out.{os.getppid()}', f'.out2.{dead.pid}', '.out.notes'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'part').write_text('half')
+    import_checkpoint(Request(folder=published[0], out=tmp_path / 'out'))
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left == {'out', f'.out.{os.getppid()}', f'.out2.{dead.pid}', '.out.notes'}
+    assert f'removing {tmp_path / f".out.{dead.pid}"}' in capsys.readouterr().err
+
+
+def test_exports_read_a_few_parameters_at_a_time(imported, tmp_path, monkeypatch):
+    """Never all at once: of a large model only some tensors are in memory."""
+    asked, params = [], Store.params
+    monkeypatch.setattr(
+        Store, 'params', lambda self, step, want, *a, **k: asked.append([*want]) or params(self, step, want, *a, **k)
+    )
+    assert run('export', imported[0], f'--out={tmp_path / "back"}') == 0
+    distinct = {path for paths in asked for path in paths}
+    assert len(distinct) > 30 and {len(paths) for paths in asked} == {1}
+    assert len(asked) <= len(distinct) + 1  # the check of types looks at one of them

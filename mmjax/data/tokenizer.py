@@ -165,7 +165,15 @@ class HuggingFace(Tokenizer):
                 raise FileNotFoundError(
                     f'{path}: no tokenizer file; tokenizer.path must name a tokenizer.json or its folder'
                 )
-            return HuggingFace(self, path.read_text())
+            try:
+                return HuggingFace(self, path.read_text())
+            except ValueError as e:
+                if not isinstance(e, json.JSONDecodeError):
+                    raise
+                raise ValueError(f'{path} is no JSON: {e}; download it again') from e
+            except Exception as e:  # the library raises its own kind, which has no name
+                reason = f'{type(e).__name__}: {e}'.splitlines()[0][:200]
+                raise ValueError(f'{path} is no whole tokenizer ({reason}); download it again') from e
 
     def __init__(self, c: Config, text: str):
         spec = json.loads(text)

@@ -80,6 +80,11 @@ def contradictions(public: Public, where: str = '') -> list[str]:
     if heads and kv_heads and heads % kv_heads:
         found.append(f'{where}num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}')
     inner = {name: public[name] for name in public if name.endswith('_config') and isinstance(public[name], Mapping)}
+    found += [
+        f'{where}{name} is {value!r}, and no object'
+        for name, value in public.items()
+        if name in ('text_config', 'vision_config', 'qformer_config') and not isinstance(value, Mapping | None)
+    ]
     own, text = public.get('vocab_size'), inner.get('text_config', {}).get('vocab_size')
     if own and text and own != text:
         found.append(f'{where}vocab_size {own} is not that of text_config, {text}')

@@ -129,16 +129,16 @@ def check_names(
 
     `describe` gives what a message says of a public name.
     """
-    ignored = _ignored(table, names)
+    unread = ignored(table, names)
     expected = [key for entry in table.entries for key in _filled(entry, entry.keys)]
     optional = [key for entry in table.entries for key in _filled(entry, entry.also)]
     _refuse('tensors that the checkpoint lacks', [key for key in expected if key not in names], describe)
-    known = {*expected, *optional, *ignored}
+    known = {*expected, *optional, *unread}
     _refuse('tensors that no parameter takes', [key for key in names if key not in known], describe)
     paths = [path for entry in table.entries for path in entry.paths]
     _refuse('parameters that no tensor gives', [path for path in shapes if path not in set(paths)])
     _refuse('parameters of the table that the model lacks', [path for path in paths if path not in shapes])
-    return Account([key for key in (*expected, *optional) if key in names], ignored)
+    return Account([key for key in (*expected, *optional) if key in names], unread)
 
 
 def read(
@@ -173,6 +173,12 @@ def public_shapes(table: Table, shapes: Mapping[str, tuple[int, ...]]) -> dict[s
             found |= {_fill(key, layer): shape for key, shape in zip(entry.keys, written, strict=True)}
             found |= {_fill(key, layer): written[0] for key in entry.also}
     return found
+
+
+def keys_of(table: Table, begins: str) -> list[str]:
+    """Returns the public names of the tensors that give parameters whose paths begin like this."""
+    entries = [entry for entry in table.entries if all(path.startswith(begins) for path in entry.paths)]
+    return [key for entry in entries for key in _filled(entry, entry.keys)]
 
 
 def dtypes(table: Table, of: Callable[[str], np.dtype]) -> dict[str, np.dtype]:
@@ -236,7 +242,8 @@ def _read_one(
     return [(path, member, array) for path, array in zip(entry.paths, found, strict=True)]
 
 
-def _ignored(table: Table, names: Collection[str]) -> dict[str, str]:
+def ignored(table: Table, names: Collection[str]) -> dict[str, str]:
+    """Returns name -> reason of those names that are not read."""
     rules = [(re.compile(pattern), reason) for pattern, reason in table.ignored]
     return {key: reason for key in names for pattern, reason in rules if pattern.fullmatch(key)}
 
