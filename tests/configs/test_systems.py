@@ -47,5 +47,7 @@ def test_the_cell_of_a_system():
     )
     found = table.result(table.System('x', ''), kept)
     assert found == '**count: exact match 85.0 %** (37.5 %); find: boxes with IoU of at least 0.5 5.0 % (4.0 %)'
+    kept['figures'] += [('find', 'loss', 2.0, 3.0)]
+    assert table.result(table.System('x', ''), kept) == f'{found}; **find: loss 2.000** (3.000)'
     told = dict(documents=dict(a=9, b=9), figures=[('a', 'loss', 1.0, None), ('b', 'loss', 3.0, None)])
     assert table.result(table.System('x', '', control='b'), told) == '**a: loss 1.000** (3.000)'
