@@ -106,8 +106,8 @@ def ours(found: Schedule, seen: Seen, length: int, backward: bool) -> float:
     total = seen.tiles * found.step + seen.whole * whole + seen.cut * cut + seen.parts * np.mean(parts)
     if not backward:
         return total + seen.lines * sum(found.others)
-    start, first, last, end = found.others
-    return total + seen.lines * (first + last) + (start + end) * length / COMPILED
+    start, *line, end = found.others  # a row's, and between them a line's
+    return total + seen.lines * sum(line) + (start + end) * length / COMPILED
 
 
 def theirs(found: Schedule, block: int, length: int) -> float:

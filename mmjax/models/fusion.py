@@ -5,7 +5,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.nn.block import CrossBranch, GatedBlock
 
@@ -37,3 +37,27 @@ def splice(text: Float[Array, 'B L D'], media: Float[Array, 'B S D'], slot: Int[
     """Puts media token slot[b, l] at text[b, l] wherever slot >= 0."""
     found = jax.vmap(lambda media, slot: media[slot])(media, jnp.maximum(slot, 0))
     return jnp.where((slot >= 0)[..., None], found.astype(text.dtype), text)
+
+
+def of_media(slot: Int[Array, 'B L'], signs: int) -> Bool[Array, 'B L']:
+    """Says which tokens belong to media, their signs on either side included (signs = 1).
+
+    slot   - - 0 1 2 - -
+           . 1 1 1 1 1 .
+    """
+    there = slot >= 0
+    for _ in range(signs):
+        padded = jnp.pad(there, ((0, 0), (1, 1)))
+        there = there | padded[:, 2:] | padded[:, :-2]
+    return there
+
+
+def together(x: Float[Array, 'N P D'], count: Int[Array, 'N'], frames: int) -> Float[Array, 'N P D']:
+    """Moves the tokens of all frames of a medium, `count` at the front of each frame, to its front without gaps.
+
+    count 2, frames of 3      a b . c d .   ->   a b c d . .
+    """
+    most, p = x.shape[1] // frames, jnp.arange(x.shape[1])
+    one = jnp.maximum(count, 1)[:, None]
+    index = jnp.minimum(p // one * most + p % one, p[-1])
+    return jax.vmap(lambda x, i: x[i])(x, index)

@@ -11,15 +11,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from mmjax.batch import Batch, MediaSpec
 from mmjax.models import connector
 from mmjax.models.budget import BudgetVit
+from mmjax.models.combinations import refuse
 from mmjax.models.davit import Davit
 from mmjax.models.decoder import Cache, Decoder
 from mmjax.models.deepstack import DeepStack
-from mmjax.models.fusion import CrossAttention, Splice, splice
+from mmjax.models.fusion import CrossAttention, Splice, of_media, splice, together
 from mmjax.models.gated import GatedConnector
 from mmjax.models.grid_resampler import GridResampler
 from mmjax.models.inspector import Inspector
@@ -156,46 +157,11 @@ class Vlm(nnx.Module):
             return Vlm(self, rngs=rngs)
 
     def __init__(self, c: Config, *, rngs: nnx.Rngs):
-        if c.varying and c.frames > 1 and isinstance(c.encoder, Patches.Config | BudgetVit.Config):
-            raise ValueError(
-                f'frames={c.frames} with pictures of varying size: set Patches.Config.varying=False for videos, or use '
-                'another encoder than BudgetVit'
-            )
-        if c.varying and getattr(c.connector, 'merge', 1) != c.squares:
-            raise ValueError(
-                f'pictures of varying size give squares of side {c.squares}, which a connector with merge '
-                f'{getattr(c.connector, "merge", 1)} cannot merge: set merge to it, or use an encoder of fixed size'
-            )
-        if isinstance(c.connector, Resampler.Config) and c.connector.order:
-            raise ValueError(
-                "Resampler.Config.order numbers a document's media, which packed rows do not carry: set it to 0"
-            )
+        refuse(c)
         encodes = isinstance(c.decoder, Seq2seq.Config)
-        if encodes and isinstance(c.fusion, CrossAttention.Config):
-            raise ValueError(
-                'the decoder of a Seq2seq looks at its encoder, not at media: set Vlm.Config.fusion to Splice, and '
-                'media stand among the words of the input'
-            )
-        kinds = getattr(c.decoder, 'kinds', 0)
-        if kinds not in (0, 2) or (kinds and isinstance(c.fusion, CrossAttention.Config)):
-            raise ValueError(
-                f'a decoder with {kinds} kinds of tokens: here the second kind are media among the words, so '
-                'there are two and Vlm.Config.fusion is Splice; or set kinds to 0'
-            )
-        if c.newline and isinstance(c.fusion, CrossAttention.Config):
-            raise ValueError(
-                'Vlm.Config.newline ends rows of tiles among the words: set fusion to Splice, or newline to False'
-            )
-        if c.decoder.block.expert and isinstance(c.fusion, CrossAttention.Config):
-            raise ValueError(
-                'Block.Config.expert reads media that stand among the words, and cross-attention puts none there: '
-                'set Vlm.Config.fusion to Splice or expert to None'
-            )
         self.extra_features, self.words, self.squares = c.extra_features, c.words, c.squares
         self.temporal, self.signs, self.varying = c.temporal, c.signs, c.varying
         self.deep = getattr(c.connector, 'levels', 0)
-        if self.deep and (c.state or c.newline or encodes):
-            raise ValueError('DeepStack with states, Vlm.Config.newline or a Seq2seq: those enter at one depth only')
         crossing = c.fusion if isinstance(c.fusion, CrossAttention.Config) else None
         # Among text, media are as wide as text; looked at through cross-attention, they keep the encoder's width.
         width = None if crossing else c.decoder.width
@@ -336,30 +302,6 @@ class Vlm(nnx.Module):
         return text, dict(media=media, media_span=span)
 
 
-def of_media(slot: Int[Array, 'B L'], signs: int) -> Bool[Array, 'B L']:
-    """Says which tokens belong to media, their signs on either side included (signs = 1).
-
-    slot   - - 0 1 2 - -
-           . 1 1 1 1 1 .
-    """
-    there = slot >= 0
-    for _ in range(signs):
-        padded = jnp.pad(there, ((0, 0), (1, 1)))
-        there = there | padded[:, 2:] | padded[:, :-2]
-    return there
-
-
-def together(x: Float[Array, 'N P D'], count: Int[Array, 'N'], frames: int) -> Float[Array, 'N P D']:
-    """Moves the tokens of all frames of a medium, `count` at the front of each frame, to its front without gaps.
-
-    count 2, frames of 3      a b . c d .   ->   a b c d . .
-    """
-    most, p = x.shape[1] // frames, jnp.arange(x.shape[1])
-    one = jnp.maximum(count, 1)[:, None]
-    index = jnp.minimum(p // one * most + p % one, p[-1])
-    return jax.vmap(lambda x, i: x[i])(x, index)
-
-
 def _vision(c: Vlm.Config, width: int | None, rngs: nnx.Rngs) -> tuple[nnx.Module | None, nnx.Module | None]:
     """Builds the encoder and the connector that gives tokens of `width` (None: of whatever width the features have)."""
     if c.encoder is None:
@@ -374,9 +316,4 @@ def _vision(c: Vlm.Config, width: int | None, rngs: nnx.Rngs) -> tuple[nnx.Modul
 
 def _sampler(c: Vlm.Config, encoder: nnx.Module | None, rngs: nnx.Rngs) -> RegionSampler:
     """Builds what reads regions of the encoder's features."""
-    if isinstance(c.fusion, CrossAttention.Config) or not isinstance(c.encoder, Vit.Config):
-        raise ValueError(
-            'Vlm.Config.region_sampler reads the features of pictures of one size, for tokens among the words: '
-            'use a Vit and Splice, or set it to None'
-        )
     return c.region_sampler.build(encoder.width, c.decoder.width, rngs=rngs)
