@@ -60,6 +60,6 @@ def get_config(arg: str = '') -> Run:
     run = Run(model, layout, [tune], mesh=Mesh(1, -1, 1), remat='block', load=load)
     if not a.debug:
         return run
-    run = shrink(run, chat=True)
+    run = shrink(run, chat=True, steps=600)  # after 300 it counts no better than without its pictures
     run.stages[0].trainable += ('encoder/.*',)
     return run
