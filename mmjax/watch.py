@@ -71,7 +71,7 @@ class Watchdog:
         self.rest()
         if self._file is not None:
             self._file.close()
-            if not self._path.stat().st_size:
+            if self._path.exists() and not self._path.stat().st_size:
                 self._path.unlink()
             self._file = None
 

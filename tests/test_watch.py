@@ -63,3 +63,9 @@ def test_nothing_is_left_of_a_run_that_does_not(tmp_path):
     assert list(tmp_path.iterdir()) == []
     Watchdog(0.0, tmp_path / 'process0.txt').alive()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_removed_meanwhile_is_no_error(tmp_path):
+    dog = Watchdog(10.0, tmp_path / 'process0.txt')
+    (tmp_path / 'process0.txt').unlink()
+    dog.close()
