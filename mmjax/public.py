@@ -28,6 +28,7 @@ from mmjax.weights import Account, Checkpoint, Table, WeightsError, architecture
 from mmjax.weights.delta import Summed
 from mmjax.weights.fields import unknown
 from mmjax.weights.files import read_json
+from mmjax.weights.lazy import Lazy
 from mmjax.weights.pickled import Pickled, files
 from mmjax.weights.table import check_names, dtypes, jobs, public_shapes, stacked
 from mmjax.workdir import abstract, claim, read_run
@@ -108,10 +109,11 @@ def open_tensors(folder: pathlib.Path, pickled: bool) -> Checkpoint | Pickled:
     return Checkpoint(folder)
 
 
-class Sound(Mapping[str, np.ndarray]):
+class Sound(Lazy):
     """The tensors of a checkpoint; one whose numbers are not all finite is refused."""
 
     def __init__(self, tensors: Checkpoint | Pickled | Summed):
+        super().__init__(tensors)
         self._tensors = tensors
 
     def __getitem__(self, key: str) -> np.ndarray:
@@ -128,15 +130,6 @@ class Sound(Mapping[str, np.ndarray]):
                     'damaged or its training was: download it again, or take an earlier checkpoint'
                 )
         return tensor
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._tensors
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
 
 
 def derived(architecture: Any, model: Any, public: Mapping[str, Any], folder: pathlib.Path) -> Run:
@@ -189,12 +182,13 @@ def export_checkpoint(
     return step
 
 
-class Stored(Mapping[str, np.ndarray]):
+class Stored(Lazy):
     """The parameters of a checkpoint of ours, read as they are asked for; those read last are kept, no others."""
 
     KEPT = 6  # a table's entry makes one tensor of no more
 
     def __init__(self, store: Store, step: int, want: Mapping[str, jax.ShapeDtypeStruct], ema: bool):
+        super().__init__(want)
         self._store, self._step, self._want = store, step, want
         self._parts = dict.fromkeys(want, 'params') | dict.fromkeys(store.shapes(step, 'ema') if ema else (), 'ema')
         self._read: dict[str, np.ndarray] = {}
@@ -207,15 +201,6 @@ class Stored(Mapping[str, np.ndarray]):
                 self._read.pop(next(iter(self._read)))
             self._read[path] = np.asarray(found[path])
         return self._read[path]
-
-    def __contains__(self, path: object) -> bool:
-        return path in self._want
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._want)
-
-    def __len__(self) -> int:
-        return len(self._want)
 
 
 def describe(account: Account) -> str:

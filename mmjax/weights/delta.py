@@ -7,17 +7,17 @@ Ferret before LLaMA).
     sum       its first 32000 rows grow by the base's; the new rows, and what the base has not, are the delta's alone
 """
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from mmjax.weights.lazy import Lazy
 from mmjax.weights.table import Table, WeightsError, ignored, keys_of
 
 SHOWN = 8  # names in a message
 
 
-class Summed(Mapping[str, np.ndarray]):
+class Summed(Lazy):
     """The tensors of a delta with those of its base added, one by one in float32 as they are asked for.
 
     `delta` and `base` are Checkpoints (or Pickled). The base must have all tensors of `table` that give parameters
@@ -25,6 +25,7 @@ class Summed(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, delta: Any, base: Any, table: Table, language: str = 'decoder/'):
+        super().__init__(delta)
         self._delta, self._base = delta, base
         names, shapes, before = keys_of(table, language), delta.shapes(), base.shapes()
         where = f'{_folder(delta)} as a delta of {_folder(base)}'
@@ -52,15 +53,6 @@ class Summed(Mapping[str, np.ndarray]):
         found, base = delta.astype(np.float32), self._base[key]
         found[: len(base)] += base.astype(np.float32)
         return found.astype(self.dtype(key))
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._delta
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._delta)
-
-    def __len__(self) -> int:
-        return len(self._delta)
 
     def file(self, key: str) -> Any:
         """Returns the delta's file that holds a tensor."""

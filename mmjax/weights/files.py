@@ -4,7 +4,7 @@
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from mmjax.weights.lazy import Lazy
 from mmjax.weights.table import WeightsError
 
 _INDEX = 'model.safetensors.index.json'
@@ -32,7 +33,7 @@ class _Tensor(NamedTuple):
     dtype: str  # as the format names it
 
 
-class Checkpoint(Mapping[str, np.ndarray]):
+class Checkpoint(Lazy):
     """Maps the names of a public checkpoint to its tensors; each is read when it is asked for.
 
     `path` is a safetensors file, or a folder with `model.safetensors` or with shards and their index. With `prefix`
@@ -42,6 +43,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def __init__(self, path: str | pathlib.Path, prefix: str = ''):
         self.path = pathlib.Path(path)
         self._tensors = {k.removeprefix(prefix): t for k, t in _find(self.path).items() if k.startswith(prefix)}
+        super().__init__(self._tensors)
 
     def __getitem__(self, key: str) -> np.ndarray:
         # Read, not mapped: pages of a mapped file count as this process's memory, and cost a fault each.
@@ -55,9 +57,6 @@ class Checkpoint(Mapping[str, np.ndarray]):
         if rest:
             raise WeightsError(f'{tensor.file} became shorter while it was read; download it again')
         return found.reshape(tensor.shape)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._tensors  # what Mapping does instead reads the tensor
 
     def file(self, key: str) -> pathlib.Path:
         """Returns the file that holds a tensor."""
@@ -73,12 +72,6 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns name -> shape, from the files' headers."""
         return {key: tensor.shape for key, tensor in self._tensors.items()}
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
 
     def metadata(self) -> dict[str, str]:
         """Returns what the first file says of itself."""

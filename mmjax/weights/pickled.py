@@ -2,12 +2,12 @@
 """Checkpoints as pickles (.bin, .pt): read by torch, weights only, and by nothing where torch is not installed."""
 
 import pathlib
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from mmjax.weights.lazy import Lazy
 from mmjax.weights.table import WeightsError
 
 SUFFIXES = ('.bin', '.pt', '.pth')
@@ -19,7 +19,7 @@ def files(folder: pathlib.Path) -> list[pathlib.Path]:
     return [p for p in names if not p.name.startswith(('training_args', 'optimizer', 'scheduler', 'rng_state'))]
 
 
-class Pickled(Mapping[str, np.ndarray]):
+class Pickled(Lazy):
     """Maps names to tensors of a folder's pickles, memory-mapped where torch can do so. Nothing but tensors is read."""
 
     def __init__(self, folder: pathlib.Path):
@@ -31,6 +31,7 @@ class Pickled(Mapping[str, np.ndarray]):
                 'to safetensors'
             ) from None
         self._torch, self._tensors, self._where = torch, {}, {}
+        super().__init__(self._tensors)
         for file in files(folder):
             for key, tensor in self._load(file).items():
                 if not isinstance(tensor, torch.Tensor):
@@ -46,15 +47,6 @@ class Pickled(Mapping[str, np.ndarray]):
         if tensor.dtype == self._torch.bfloat16:
             return tensor.view(self._torch.int16).numpy().view(ml_dtypes.bfloat16)
         return tensor.numpy()
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._tensors
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
 
     def file(self, key: str) -> pathlib.Path:
         """Returns the file that holds a tensor."""
