@@ -18,6 +18,8 @@ import sys
 import tempfile
 from typing import NamedTuple
 
+from mmjax.plan.schedule import read_regions, regions_above
+
 CHIPS = {'v4': 'v4:2x2x1', 'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2', '7x': 'tpu7x:2x2x1'}
 # Small arrays would be moved into VMEM as a whole, and a kernel's own transfers vanish from its schedule.
 IN_HBM = '--xla_vf_vmem_memory_space_assignment=false --xla_gf_vmem_memory_space_assignment=false'
@@ -25,8 +27,6 @@ FLAGS = (
     IN_HBM + ' --xla_jf_dump_to={} --xla_jf_dump_llo_text=true'
     ' --xla_jf_dump_llo_pass_label_regex=post-bundle-packing-post-ra'
 )
-REGION = re.compile(r'^ *\$region(\d+): #\{[^}]*\}(?: parent=(\d+))?(?: // (\w+))?')
-RANGE = re.compile(r'^ *// region range: \[(\d+), (\d+)\)')
 ALLOCATION = re.compile(r'^ *#allocation\d+(_spill)? \[.*space=vmem, size = (0x[0-9a-f]+)')
 
 
@@ -43,60 +43,25 @@ class Schedule(NamedTuple):
     vmem: int  # bytes
 
 
-class Region(NamedTuple):
-    """One region of the tree; `products` and `transfers` count instructions inside."""
-
-    parent: int | None
-    kind: str | None
-    cycles: int = 0
-    products: int = 0
-    transfers: int = 0
-
-
 def read(path: pathlib.Path) -> Schedule | None:
     """Reads the region tree of one kernel; None where the dump is of something without a loop over products."""
-    regions = {0: Region(None, None)}
-    spills = vmem = current = 0
-    with path.open(errors='replace') as lines:
-        for line in lines:
-            if found := REGION.match(line):
-                current = int(found[1])
-                regions[current] = Region(int(found[2]) if found[2] else None, found[3])
-            elif found := RANGE.match(line):
-                regions[current] = regions[current]._replace(cycles=int(found[2]) - int(found[1]))
-            elif found := ALLOCATION.match(line):
-                spills += found[1] is not None
-                vmem += int(found[2], 16)
-            elif 'vmatmul' in line:
-                regions[current] = regions[current]._replace(products=regions[current].products + 1)
-            elif 'dma.hbm_to_vmem' in line or 'dma.vmem_to_hbm' in line:
-                regions[current] = regions[current]._replace(transfers=regions[current].transfers + 1)
-    bodies = {number for number, region in regions.items() if region.kind == 'loop_body'}
+    text = path.read_text(errors='replace')
+    regions = read_regions(text)
+    above = {n: set(regions_above(n, regions)) for n in regions}
+    bodies = {n for n, region in regions.items() if region.kind == 'loop_body'}
     if not bodies or not any(region.products for region in regions.values()):
         return None
-    conditional = {
-        n: region for n, region in regions.items() if region.kind == 'pred_region' and bodies & above(n, regions)
-    }
-    leaves = {
-        n: r for n, r in conditional.items() if not r.transfers and not any(n in above(m, regions) for m in conditional)
-    }
-    total = max(regions[n].cycles for n in bodies)
+    conditional = [n for n, region in regions.items() if region.kind == 'pred_region' and bodies & above[n]]
+    leaves = [regions[n] for n in conditional if not any(n in above[m] for m in conditional)]
+    leaves = [region for region in leaves if not region.transfers]
+    allocated = [found for line in text.splitlines() if (found := ALLOCATION.match(line))]
     return Schedule(
-        products=[r.cycles for r in leaves.values() if r.products],
-        others=[r.cycles for r in leaves.values() if not r.products],
-        step=total - sum(r.cycles for r in leaves.values()),
-        spills=spills,
-        vmem=vmem,
+        products=[region.cycles for region in leaves if region.products],
+        others=[region.cycles for region in leaves if not region.products],
+        step=max(regions[n].cycles for n in bodies) - sum(region.cycles for region in leaves),
+        spills=sum(found[1] is not None for found in allocated),
+        vmem=sum(int(found[2], 16) for found in allocated),
     )
-
-
-def above(number: int, regions: dict[int, Region]) -> set[int]:
-    """Returns the regions that hold this one."""
-    found = set()
-    while number in regions and (parent := regions[number].parent) is not None:  # merged regions are not listed
-        found.add(parent)
-        number = parent
-    return found
 
 
 def schedules(chip: str, spec: str, **settings: object) -> dict[str, Schedule]:

@@ -49,13 +49,14 @@ class Region:
     kind: str | None
     cycles: int = 0
     products: int = 0  # matrix instructions in it
+    transfers: int = 0  # to and from HBM that it starts
     rounds: int | None = 1  # of a loop's body; None: not known, and 1 again if no product is in it
 
 
 def kernel(text: str) -> Kernel:
     """Adds up the regions of one operation: a loop's body counts as often as it runs."""
-    regions = _regions(text)
-    above = {n: _above(n, regions) for n in regions}
+    regions = read_regions(text)
+    above = {n: regions_above(n, regions) for n in regions}
     busy = {up for n, region in regions.items() if region.products for up in (n, *above[n])}
     for n, region in regions.items():
         region.rounds = 1 if region.rounds is None and n not in busy else region.rounds
@@ -76,7 +77,8 @@ def kernel(text: str) -> Kernel:
     return Kernel(total, regions[body].cycles - sum(products) - ends + max(products, default=0), ends)
 
 
-def _regions(text: str) -> dict[int, Region]:
+def read_regions(text: str) -> dict[int, Region]:
+    """Returns number -> region of one operation."""
     regions: dict[int, Region] = {}
     current, bounds = None, None
     for line in text.splitlines():
@@ -88,14 +90,19 @@ def _regions(text: str) -> dict[int, Region]:
             if found[3] == 'loop_body':
                 known, bounds = BOUNDS.match(bounds or ''), None
                 regions[current].rounds = -(-(int(known[3]) - int(known[1])) // int(known[2])) if known else None
-        elif (found := RANGE.match(line)) and current is not None:
+        elif current is None:
+            continue
+        elif found := RANGE.match(line):
             regions[current].cycles = regions[current].cycles or int(found[2]) - int(found[1])
-        elif 'vmatmul' in line and current is not None:
+        elif 'vmatmul' in line:
             regions[current].products += 1
+        elif 'dma.hbm_to_vmem' in line or 'dma.vmem_to_hbm' in line:
+            regions[current].transfers += 1
     return regions
 
 
-def _above(number: int, regions: dict[int, Region]) -> list[int]:
+def regions_above(number: int, regions: dict[int, Region]) -> list[int]:
+    """Returns the regions that hold this one, the nearest first; merged ones are not listed."""
     found = []
     while number in regions and (number := regions[number].parent) is not None:
         found.append(number)
