@@ -22,6 +22,7 @@ import pathlib
 
 import numpy as np
 
+from mmjax.data.sources.source import DrawnSource
 from mmjax.document import Box, Document, Image, Piece, Region, Text
 
 FILE = pathlib.Path(__file__).parent.parent / 'digits' / 'digits.npz'
@@ -54,7 +55,7 @@ class Placed:
     box: Box
 
 
-class Digits:
+class Digits(DrawnSource):
     """A source of scenes; document i is a pure function of the config and i."""
 
     @dataclasses.dataclass(kw_only=True)
@@ -99,16 +100,11 @@ class Digits:
             return Digits(self)
 
     def __init__(self, config: Config):
-        self.config = config
-        self.name = f'digits:{config.task}:{config.split}'
+        super().__init__(f'digits:{config.task}:{config.split}', config)
 
-    def __len__(self) -> int:
-        return self.config.count
-
-    def __getitem__(self, index: int) -> Document:
+    def draw(self, index: int) -> Document:
+        """See DrawnSource."""
         c = self.config
-        if not 0 <= index < c.count:
-            raise IndexError(f'{self.name}: document {index} of {c.count}')
         rng = np.random.default_rng([c.seed, SPLITS.index(c.split), TASKS.index(c.task), index])
         key = f'{self.name}:{c.seed}:{index}'
         if c.task == 'few_shot':

@@ -12,10 +12,11 @@ import dataclasses
 
 import numpy as np
 
+from mmjax.data.sources.source import DrawnSource
 from mmjax.document import Document, Text
 
 
-class Echo:
+class Echo(DrawnSource):
     """A source of repeated strings; document i is a pure function of the config and i."""
 
     @dataclasses.dataclass(kw_only=True)
@@ -40,16 +41,11 @@ class Echo:
             return Echo(self)
 
     def __init__(self, config: Config):
-        self.config = config
-        self.name = 'echo'
+        super().__init__('echo', config)
 
-    def __len__(self) -> int:
-        return self.config.count
-
-    def __getitem__(self, index: int) -> Document:
+    def draw(self, index: int) -> Document:
+        """See DrawnSource."""
         c = self.config
-        if not 0 <= index < c.count:
-            raise IndexError(f'{self.name}: document {index} of {c.count}')
         rng = np.random.default_rng([c.seed, index])
         once = ''.join(rng.choice(list(c.letters), size=int(rng.integers(c.shortest, c.longest + 1))))
         again = (once * (c.length // len(once)))[: c.length - len(once)]

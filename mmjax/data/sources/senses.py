@@ -16,12 +16,13 @@ import dataclasses
 import numpy as np
 
 from mmjax.data.sources.digits import SPLITS, Digits
+from mmjax.data.sources.source import DrawnSource
 from mmjax.document import Document, Features, Image, Medium, Text, Video
 
 KINDS = ('', 'video', 'audio', '3d')
 
 
-class Senses:
+class Senses(DrawnSource):
     """A source of such documents; document i is a pure function of the config and i."""
 
     @dataclasses.dataclass(kw_only=True)
@@ -55,17 +56,13 @@ class Senses:
             return {'audio': (self.side, self.side), '3d': (1, self.side**2)}
 
     def __init__(self, config: Config):
-        self.config, self.name = config, f'senses:{config.split}'
+        super().__init__(f'senses:{config.split}', config)
         size = dict(height=config.side, width=config.side, smallest=config.side - 4, largest=config.side)
         self._scenes = Digits.Config(**size, split=config.split, colour=config.colour).build()
 
-    def __len__(self) -> int:
-        return self.config.count
-
-    def __getitem__(self, index: int) -> Document:
+    def draw(self, index: int) -> Document:
+        """See DrawnSource."""
         c = self.config
-        if not 0 <= index < c.count:
-            raise IndexError(f'{self.name}: document {index} of {c.count}')
         rng = np.random.default_rng([c.seed, SPLITS.index(c.split), index])
         kinds = [c.kinds[i] for i in rng.permutation(len(c.kinds))[: c.each]]
         labels = rng.permutation(c.digits)[: c.each]

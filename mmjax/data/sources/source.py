@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every source is: documents by index, and a count of what could not be read."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from mmjax.data.sources.problems import Problems
 from mmjax.document import BadDocument, Document
@@ -16,6 +16,25 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Document: ...
+
+
+class DrawnSource:
+    """The base of sources that make their documents, each from its number and the config, which has a `count`."""
+
+    def __init__(self, name: str, config: Any):
+        self.name, self.config = name, config
+
+    def __len__(self) -> int:
+        return self.config.count
+
+    def draw(self, index: int) -> Document:
+        """Returns document `index`, 0 <= index < len."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Document:
+        if not 0 <= index < len(self):
+            raise IndexError(f'{self.name}: document {index} of {len(self)}')
+        return self.draw(index)
 
 
 class CountingSource:
