@@ -57,8 +57,7 @@ def _backward(num_in, specs, dtype, saved, grad):
         return None, to_kernel
     lead = grad.ndim - (kernel.ndim - num_in)
     place = P(*out[:lead], *(None if axis == 'fsdp' else axis for axis in stored[:num_in]))
-    like = jax.ShapeDtypeStruct((*grad.shape[:lead], *kernel.shape[:num_in]), kernel.dtype)
-    zeros = jnp.zeros(like.shape, like.dtype, out_sharding=place)
+    zeros = jnp.zeros((*grad.shape[:lead], *kernel.shape[:num_in]), kernel.dtype, out_sharding=place)
     # Linear in x, so that it may be pulled back at any x.
     return jax.vjp(lambda x: _product(num_in, out, dtype, x, kernel), zeros)[1](grad)[0], to_kernel
 
